@@ -1,0 +1,65 @@
+-- name: list_fields
+select f.*, o.key as object_key, o.is_unique, o.autoincrement_enabled, o.autoincrement_prefix,
+       o.autoincrement_padding, c.next_number
+  from objects o
+  join fields f using (account_id, object_id)
+  join counters c using (account_id, object_id)
+ where o.account_id = :account_id and o.key = :object_key and o.deleted_at is null
+   and (:include_system or not f.system) and (f.position, f.field_id) > (:after_position, :after_id)
+ order by f.position, f.field_id
+ limit :limit;
+
+-- name: list_fields_backwards
+select f.*, o.key as object_key, o.is_unique, o.autoincrement_enabled, o.autoincrement_prefix,
+       o.autoincrement_padding, c.next_number
+  from objects o
+  join fields f using (account_id, object_id)
+  join counters c using (account_id, object_id)
+ where o.account_id = :account_id and o.key = :object_key and o.deleted_at is null
+   and (:include_system or not f.system) and (f.position, f.field_id) < (:before_position, :before_id)
+ order by f.position desc, f.field_id desc
+ limit :limit;
+
+-- name: show_field
+-- By key or by id, whichever the path named.
+select f.*, o.key as object_key, o.is_unique, o.autoincrement_enabled, o.autoincrement_prefix,
+       o.autoincrement_padding, c.next_number
+  from objects o
+  join fields f using (account_id, object_id)
+  join counters c using (account_id, object_id)
+ where o.account_id = :account_id and o.key = :object_key and o.deleted_at is null
+   and (f.key = :field_key or f.field_id = :field_id);
+
+-- name: count_fields
+select count(*) as fields, count(*) filter (where type = 'lookup') as lookups,
+       coalesce(max(position) + 1, 0) as next_position
+  from fields
+ where account_id = :account_id and object_id = :object_id and not system;
+
+-- name: insert_field
+insert into fields (account_id, object_id, field_id, key, type, title, description, position, active, required,
+                    system, regexp_for_validation, tag, options, relationship_target_type, relationship_filter)
+values (:account_id, :object_id, :field_id, :key, :type, :title, :description, :position, :active, :required,
+        :system, :regexp_for_validation, :tag, :options, :relationship_target_type, :relationship_filter);
+
+-- name: update_field
+update fields
+   set title = :title, description = :description, active = :active, required = :required,
+       regexp_for_validation = :regexp_for_validation, tag = :tag, options = :options,
+       relationship_filter = :relationship_filter, updated_at = now()
+ where account_id = :account_id and object_id = :object_id and field_id = :field_id;
+
+-- name: delete_field
+delete from fields where account_id = :account_id and object_id = :object_id and field_id = :field_id;
+
+-- name: reorder_fields
+-- The named fields come first, in the order given; the others follow as they stood.
+with places as (
+    select f.field_id, row_number() over (order by t.place nulls last, f.position, f.field_id) - 1 as position
+      from fields f
+      left join unnest(:field_ids::integer[]) with ordinality as t(field_id, place) using (field_id)
+     where f.account_id = :account_id and f.object_id = :object_id and not f.system)
+update fields f
+   set position = p.position, updated_at = case when f.position = p.position then f.updated_at else now() end
+  from places p
+ where f.account_id = :account_id and f.object_id = :object_id and f.field_id = p.field_id;

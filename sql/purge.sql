@@ -1,0 +1,53 @@
+-- name: claim
+-- One object with something to purge that no other process is at.
+select account_id, object_id, version, removals, purged_to, deleted_at
+  from objects
+ where removals is not null or deleted_at is not null
+ order by account_id, object_id
+ limit 1
+   for no key update skip locked;
+
+-- name: strip_removed
+-- The next records in the order of their ids, freed of what the definition removed since they were written.
+with next as (
+    select record_id, definition_version from records
+     where account_id = :account_id and object_id = :object_id and record_id > :purged_to
+     order by record_id
+     limit :limit),
+locked as (
+    select r.record_id from records r
+      join next n on n.record_id = r.record_id
+     where r.account_id = :account_id and r.object_id = :object_id and r.definition_version < :version
+     order by r.record_id
+       for no key update of r),
+stripped as (
+    update records r
+       set fields = live_fields(r.fields, r.definition_version, :removals), definition_version = :version
+      from locked l
+     where r.account_id = :account_id and r.object_id = :object_id and r.record_id = l.record_id)
+select max(record_id) from next;
+
+-- name: delete_records
+with next as (
+    select record_id from records
+     where account_id = :account_id and object_id = :object_id
+     order by record_id
+     limit :limit),
+gone as (
+    delete from records r using next n
+     where r.account_id = :account_id and r.object_id = :object_id and r.record_id = n.record_id)
+select max(record_id) from next;
+
+-- name: move_on
+update objects set purged_to = :purged_to where account_id = :account_id and object_id = :object_id;
+
+-- name: finish_removals
+-- Whatever was removed during the pass had it start again, so nothing is left.
+update objects set purged_to = '', removals = null where account_id = :account_id and object_id = :object_id;
+
+-- name: finish_object
+delete from objects where account_id = :account_id and object_id = :object_id;
+
+-- name: forget_tombstones
+delete from tombstones where account_id = any (select account_id from accounts)
+   and deleted_at < now() - interval '30 days';

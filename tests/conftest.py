@@ -1,0 +1,55 @@
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from harness import Api, Cluster, Running, running
+
+from upsert_svc import embedded
+
+
+@pytest.fixture(scope="session")
+def _server_url() -> Iterator[str]:
+    with (
+        tempfile.TemporaryDirectory(prefix="upsert-svc-tests-") as folder,
+        embedded.start(Path(folder) / "data", durable=False) as server,
+    ):
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+async def cluster(_server_url: str) -> Cluster:
+    cluster = Cluster(_server_url)
+    await cluster.make_template()
+    return cluster
+
+
+@pytest.fixture(scope="session")
+async def service(cluster: Cluster) -> AsyncIterator[Running]:
+    """One service for the whole session; a test that needs other settings runs its own."""
+    async with running(await cluster.new_database()) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+async def api(service: Running) -> AsyncIterator[Api]:
+    """An admin of the default account."""
+    api = Api(service, await service.token())
+    async with api.client:
+        yield api
+
+
+@pytest.fixture(scope="session")
+async def agent(service: Running) -> AsyncIterator[Api]:
+    """An agent of the default account."""
+    agent = Api(service, await service.token(role="agent", email="agent@example.com"))
+    async with agent.client:
+        yield agent
+
+
+@pytest.fixture(scope="session")
+async def stranger(service: Running) -> AsyncIterator[Api]:
+    """An admin of another account."""
+    stranger = Api(service, await service.token(account="other", email="stranger@example.com"))
+    async with stranger.client:
+        yield stranger

@@ -1,0 +1,1 @@
+"""A custom-object upsert service that speaks Zendesk's dialect, on PostgreSQL."""

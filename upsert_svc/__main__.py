@@ -1,0 +1,182 @@
+"""The command line: `upsert-svc serve`, `migrate`, `token …`, `import`. Reads arguments and hands on."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from upsert_svc import demo, embedded, migrations, serving, tokens
+from upsert_svc.database import owner_transaction
+from upsert_svc.settings import Settings
+
+app = typer.Typer(help="A custom-object upsert service on PostgreSQL.", no_args_is_help=True)
+token_app = typer.Typer(help="API tokens.", no_args_is_help=True)
+app.add_typer(token_app, name="token")
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data (UPSERT_SVC_DATA_DIR)")
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(help="A PostgreSQL to use instead; wins over a data directory (UPSERT_SVC_DATABASE_URL)"),
+]
+
+
+class Role(StrEnum):
+    admin = "admin"
+    agent = "agent"
+
+
+def _settings(data_dir: Path | None, database_url: str | None) -> Settings:
+    given: dict[str, object] = {}
+    if data_dir is not None:
+        given["data_dir"] = data_dir
+    if database_url is not None:
+        given["database_url"] = SecretStr(database_url)
+    return Settings(**given)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _database_url(settings: Settings) -> Iterator[str]:
+    """The URL of the database: the one set, else that of the embedded server, which runs meanwhile."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    with embedded.start(settings.data_dir) as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def _owner_url(settings: Settings) -> Iterator[str]:
+    """The URL of the role that owns the schema."""
+    with _database_url(settings) as url:
+        owner_url = settings.migration_database_url
+        yield owner_url.get_secret_value() if owner_url else url
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen at")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen at")] = 8080,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes answer")] = 1,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    with_demo: Annotated[
+        bool, typer.Option("--demo", help="Make a token and an object to try, and show how")
+    ] = False,
+) -> None:
+    """Migrates the database, makes the bootstrap admin, and answers requests until stopped."""
+    settings = _settings(data_dir, database_url)
+    # Ctrl-C and SIGTERM both unwind to here, so that the embedded server is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt), _database_url(settings) as url:
+        os.environ["UPSERT_SVC_DATABASE_URL"] = url  # the workers read it
+        owner_url = settings.migration_database_url
+        _prepare(owner_url.get_secret_value() if owner_url else url, settings)
+        if with_demo:
+            token = asyncio.run(demo.prepare(settings, url, settings.data_dir / "demo-token"))
+            typer.echo(demo.introduction(f"http://{host}:{port}", token))
+        else:
+            typer.echo(f"Serving at http://{host}:{port}")
+        serving.run(host, port, workers=workers, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
+
+
+def _prepare(owner_url: str, settings: Settings) -> None:
+    for step in asyncio.run(migrations.migrate(owner_url)):
+        typer.echo(f"Applied migration {step}")
+    asyncio.run(migrations.bootstrap(owner_url, settings))
+
+
+@app.command()
+def migrate(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Brings the database to the schema of this version."""
+    settings = _settings(data_dir, database_url)
+    with _owner_url(settings) as url:
+        _prepare(url, settings)
+    typer.echo("The schema is up to date")
+
+
+@token_app.command("create")
+def token_create(
+    email: Annotated[str, typer.Option(help="The user's e-mail address; the user is made if missing")],
+    role: Annotated[Role, typer.Option(help="The user's role from now on")],
+    name: Annotated[str, typer.Option(help="What the token is for")] = "",
+    account: Annotated[str, typer.Option(help="The account, made if missing")] = tokens.DEFAULT_ACCOUNT,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Makes a token and prints it; it cannot be shown again."""
+
+    async def create(url: str) -> str:
+        async with owner_transaction(url) as connection:
+            return await tokens.create(connection, account=account, email=email, role=role.value, name=name)
+
+    settings = _settings(data_dir, database_url)
+    with _owner_url(settings) as url:
+        _prepare(url, settings)
+        typer.echo(asyncio.run(create(url)))
+
+
+@token_app.command("list")
+def token_list(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Lists the tokens by their last characters; never a token itself."""
+
+    async def listed(url: str) -> list[tokens.TokenListing]:
+        async with owner_transaction(url) as connection:
+            return await tokens.listed(connection)
+
+    table = Table("id", "account", "e-mail", "role", "name", "ends in", "created", "revoked")
+    with _owner_url(_settings(data_dir, database_url)) as url:
+        for item in asyncio.run(listed(url)):
+            revoked = f"{item.revoked_at:%Y-%m-%d %H:%M}" if item.revoked_at else ""
+            created = f"{item.created_at:%Y-%m-%d %H:%M}"
+            identity = (str(item.token_id), item.account, item.email, item.role, item.name)
+            table.add_row(*identity, item.last_four, created, revoked)
+    Console().print(table)
+
+
+@token_app.command("revoke")
+def token_revoke(
+    token_id: Annotated[int, typer.Argument(help="The id that `token list` shows")],
+    account: Annotated[str, typer.Option(help="The account of the token")] = tokens.DEFAULT_ACCOUNT,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Revokes a token; it stops working within a second."""
+
+    async def revoke(url: str) -> bool:
+        async with owner_transaction(url) as connection:
+            return await tokens.revoke(connection, account=account, token_id=token_id)
+
+    with _owner_url(_settings(data_dir, database_url)) as url:
+        if not asyncio.run(revoke(url)):
+            _fail(f"Account {account} has no token {token_id} that is not revoked")
+    typer.echo(f"Token {token_id} is revoked")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point; an error of the operator's is a line, not a traceback."""
+    try:
+        app()
+    except (embedded.EmbeddedError, migrations.MigrationError) as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What is answered: the resources in Zendesk's shape, pages, warnings, errors."""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import orjson
+from starlette.responses import Response
+
+from upsert_svc.api.calls import Call
+from upsert_svc.errors import ServiceError
+from upsert_svc.listing import Listed
+from upsert_svc.object_fields import NAME_FIELD, FieldRow
+from upsert_svc.objects import CustomObject, Usage
+from upsert_svc.records import Record, Written
+
+Item = TypeVar("Item")
+_WARNING_LIMIT = 1024
+_CURSOR_PARAMETERS = ("page[after]", "page[before]")
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(value), status, headers, media_type="application/json")
+
+
+def error_response(error: ServiceError) -> Response:
+    """The one shape of every error."""
+    return json_response(error.body(), error.status, error.headers)
+
+
+def no_content() -> Response:
+    """The answer to a deletion."""
+    return Response(status_code=204)
+
+
+def time_text(moment: datetime) -> str:
+    """A time as it is answered: UTC, by the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def warning(ignored: Iterable[str]) -> dict[str, str]:
+    """The header that names what of a body was ignored, at most 1 KB; empty where nothing was."""
+    names = [f'"{quote(name.encode("utf-8", "backslashreplace")[:200], safe="")}"' for name in ignored]
+    if not names:
+        return {}
+    text = f"Removed restricted keys [{', '.join(names)}] from parameters"
+    return {"X-Zendesk-API-Warn": text[:_WARNING_LIMIT]}
+
+
+def custom_object(call: Call, item: CustomObject) -> dict[str, Any]:
+    """A custom object."""
+    return {
+        "url": call.url("custom_objects", f"{item.key}.json"),
+        "key": item.key,
+        "title": item.title,
+        "raw_title": item.title,
+        "title_pluralized": item.title_pluralized,
+        "raw_title_pluralized": item.title_pluralized,
+        "description": item.description,
+        "raw_description": item.description,
+        "include_in_list_view": item.include_in_list_view,
+        "allows_photos": item.allows_photos,
+        "allows_attachments": item.allows_attachments,
+        "created_by_user_id": str(item.created_by_user_id),
+        "updated_by_user_id": str(item.updated_by_user_id),
+        "created_at": time_text(item.created_at),
+        "updated_at": time_text(item.updated_at),
+    }
+
+
+def custom_object_field(call: Call, row: FieldRow) -> dict[str, Any]:
+    """A field of a custom object; `properties` belong to standard::name alone."""
+    return {
+        "url": call.url("custom_objects", row["object_key"], "fields", f"{row['field_id']}.json"),
+        "id": row["field_id"],
+        "type": row["type"],
+        "key": row["key"],
+        "title": row["title"],
+        "raw_title": row["title"],
+        "description": row["description"],
+        "raw_description": row["description"],
+        "position": row["position"],
+        "active": row["active"],
+        "required": row["required"],
+        "system": row["system"],
+        "regexp_for_validation": row["regexp_for_validation"],
+        "tag": row["tag"],
+        "custom_field_options": _json(row["options"]) if row["options"] else [],
+        "relationship_target_type": row["relationship_target_type"],
+        "relationship_filter": _json(row["relationship_filter"] or '{"all":[],"any":[]}'),
+        "properties": _naming(row) if row["key"] == NAME_FIELD else None,
+        "created_at": time_text(row["created_at"]),
+        "updated_at": time_text(row["updated_at"]),
+    }
+
+
+def _naming(row: FieldRow) -> dict[str, Any]:
+    return {
+        "is_unique": row["is_unique"],
+        "autoincrement_enabled": row["autoincrement_enabled"],
+        "autoincrement_prefix": row["autoincrement_prefix"],
+        "autoincrement_padding": row["autoincrement_padding"],
+        "autoincrement_next_sequence": row["next_number"],
+    }
+
+
+def _json(text: str) -> orjson.Fragment:
+    """JSON text of PostgreSQL's own, passed on as it is."""
+    return orjson.Fragment(text)
+
+
+def record(call: Call, item: Record) -> dict[str, Any]:
+    """A record; its fields are passed on as PostgreSQL wrote them."""
+    object_key = call.path("key")
+    return {
+        "url": call.url("custom_objects", object_key, "records", f"{item.record_id}.json"),
+        "id": item.record_id,
+        "name": item.name,
+        "custom_object_key": object_key,
+        "custom_object_fields": _json(item.fields),
+        "created_by_user_id": str(item.created_by_user_id),
+        "updated_by_user_id": str(item.updated_by_user_id),
+        "created_at": time_text(item.created_at),
+        "updated_at": time_text(item.updated_at),
+        "external_id": item.external_id,
+        "photo": None,
+    }
+
+
+def written(call: Call, result: Written, status: int = 200) -> Response:
+    """The answer to a write: the record, what became of it, and what was ignored."""
+    headers = warning(result.ignored) | {"Upsert-Result": result.outcome}
+    if result.outcome == "created":
+        headers["Location"] = call.url("custom_objects", call.path("key"), "records", result.record.record_id)
+    return json_response({"custom_object_record": record(call, result.record)}, status, headers)
+
+
+def usage(item: Usage) -> Response:
+    """How much of a limit is used."""
+    return json_response({"count": item.count, "limit": item.limit})
+
+
+def page(
+    call: Call, name: str, listed: Listed[Item], resource: Callable[[Call, Item], dict[str, Any]]
+) -> Response:
+    """One page of a listing with the links to its neighbours."""
+    return json_response(
+        {
+            name: [resource(call, item) for item in listed.items],
+            "meta": {
+                "has_more": listed.after_cursor is not None,
+                "after_cursor": listed.after_cursor,
+                "before_cursor": listed.before_cursor,
+            },
+            "links": {
+                "next": _page_url(call, "page[after]", listed.after_cursor),
+                "prev": _page_url(call, "page[before]", listed.before_cursor),
+            },
+        }
+    )
+
+
+def _page_url(call: Call, parameter: str, cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    kept = {name: value for name, value in call.query.items() if name not in _CURSOR_PARAMETERS}
+    path = call.request.scope["path"].removeprefix("/api/v2/")
+    return f"{call.url(*path.split('/'))}.json?{urlencode(kept | {parameter: cursor})}"

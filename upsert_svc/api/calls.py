@@ -1,0 +1,133 @@
+"""One request as an endpoint sees it: who asks, what the query says, where the service is reached.
+
+Refuses an unknown caller and a query that cannot be read, before anything else is looked at.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from upsert_svc import auth, body
+from upsert_svc.errors import BadRequest, RecordInvalid
+from upsert_svc.service import Service
+from upsert_svc.settings import Network
+from upsert_svc.tokens import Principal
+
+_QUERY_LIMIT = 200
+_HOST = re.compile(r"[A-Za-z0-9.\-_]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request of a known caller."""
+
+    request: Request
+    service: Service
+    principal: Principal
+    query: "Query"
+
+    def path(self, name: str) -> str:
+        """A parameter of the path."""
+        value: str = self.request.path_params[name]
+        return value
+
+    async def json(self) -> Any:
+        """The body as JSON; see `body`."""
+        settings = self.service.settings
+        raw = await body.read(
+            self.request, limit_bytes=settings.body_limit_bytes, timeout_seconds=settings.body_timeout_seconds
+        )
+        return body.parse(raw)
+
+    def url(self, *parts: str) -> str:
+        """An absolute address under /api/v2, as this caller reaches the service."""
+        return "/".join((api_url(self.request, self.service.settings.trusted_proxies), *map(_quoted, parts)))
+
+
+Endpoint = Callable[[Call], Awaitable[Response]]
+
+
+class Query(Mapping[str, str]):
+    """The query of a request: the last value of each name, and how often it was given."""
+
+    def __init__(self, raw: bytes) -> None:
+        try:
+            pairs = parse_qsl(
+                raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=_QUERY_LIMIT
+            )
+        except UnicodeDecodeError:
+            raise BadRequest("The query is not UTF-8") from None
+        except ValueError:
+            raise BadRequest(f"The query has more than {_QUERY_LIMIT} parameters") from None
+        self._values = dict(pairs)
+        self._names = [name for name, _ in pairs]
+        for name, value in pairs:
+            if (problem := body.unstorable(name + value)) is not None:
+                raise RecordInvalid({name.replace("\0", "\\u0000") or "base": [problem]})
+
+    def once(self, name: str) -> str:
+        """The value of a parameter that may be given once, "" when it is not. Raises BadRequest."""
+        if self._names.count(name) > 1:
+            raise BadRequest(f"{name} is given twice")
+        return self._values.get(name, "")
+
+    def flag(self, name: str) -> bool:
+        """A parameter that is true or false; false when it is absent. Raises BadRequest for anything else."""
+        value = self.once(name).lower()
+        if value not in ("", "true", "false"):
+            raise BadRequest(f"{name} must be true or false")
+        return value == "true"
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def called(endpoint: Endpoint, *, admin_only: bool) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint behind authentication, as Starlette calls it."""
+
+    async def handle(request: Request) -> Response:
+        service: Service = request.app.state.service
+        principal = await service.authenticate(request.headers.get("authorization", ""))
+        request.state.account_id = principal.account_id
+        if admin_only:
+            auth.require_admin(principal)
+        return await endpoint(Call(request, service, principal, Query(request.scope["query_string"])))
+
+    return handle
+
+
+def api_url(request: Request, trusted_proxies: tuple[Network, ...]) -> str:
+    """The address of /api/v2 as the caller sees it; a trusted proxy may name its own scheme and host."""
+    scheme, host = request.url.scheme, request.headers.get("host", "")
+    if _is_trusted(request, trusted_proxies):
+        forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
+        scheme = forwarded if forwarded in ("http", "https") else scheme
+        host = request.headers.get("x-forwarded-host", "").split(",")[0].strip() or host
+    if not _HOST.fullmatch(host):
+        server = request.scope.get("server") or ("localhost", None)
+        host = f"{server[0]}:{server[1]}" if server[1] else str(server[0])
+    return f"{scheme}://{host}/api/v2"
+
+
+def _is_trusted(request: Request, trusted_proxies: tuple[Network, ...]) -> bool:
+    try:
+        address = ip_address(request.client.host if request.client else "")
+    except ValueError:
+        return False
+    return any(address in network for network in trusted_proxies)
+
+
+def _quoted(part: str) -> str:
+    return quote(part, safe=":")

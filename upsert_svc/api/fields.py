@@ -1,0 +1,81 @@
+"""Endpoints of the fields of a custom object."""
+
+from typing import Any
+
+from starlette.responses import Response
+
+from upsert_svc.api import answers
+from upsert_svc.api.calls import Call
+from upsert_svc.bodies import FieldBody, read, unwrapped
+from upsert_svc.errors import BadRequest
+from upsert_svc.object_fields import FieldRow
+
+WRAPPER = "custom_object_field"
+_CREATE_ONLY = ("key", "type", "relationship_target_type")
+
+
+async def listing(call: Call) -> Response:
+    listed = await call.service.object_fields.page(
+        call.principal, call.path("key"), call.service.cursors, call.query
+    )
+    return answers.page(call, "custom_object_fields", listed, answers.custom_object_field)
+
+
+async def create(call: Call) -> Response:
+    body, ignored = await _body(call)
+    row = await call.service.object_fields.create(call.principal, call.path("key"), body)
+    return _answer(call, row, ignored, 201)
+
+
+async def show(call: Call) -> Response:
+    row = await call.service.object_fields.show(call.principal, call.path("key"), call.path("field"))
+    return _answer(call, row, [])
+
+
+async def update(call: Call) -> Response:
+    body, ignored = await _body(call)
+    row = await call.service.object_fields.update(call.principal, call.path("key"), call.path("field"), body)
+    changed = [name for name in _CREATE_ONLY if getattr(body, name) not in (None, row[name])]
+    return _answer(call, row, [*ignored, *changed])
+
+
+async def delete(call: Call) -> Response:
+    await call.service.object_fields.delete(call.principal, call.path("key"), call.path("field"))
+    return answers.no_content()
+
+
+async def reorder(call: Call) -> Response:
+    field_ids = _field_ids(await call.json())
+    await call.service.object_fields.reorder(call.principal, call.path("key"), field_ids)
+    return answers.json_response("")
+
+
+async def limit(call: Call) -> Response:
+    return answers.usage(await call.service.object_fields.usage(call.principal, call.path("key")))
+
+
+def _field_ids(body: Any) -> list[int]:
+    """The ids in the order asked for; clients send them as numbers or as text, under either name."""
+    if not isinstance(body, dict):
+        raise BadRequest("The body must be a JSON object with the key custom_object_field_ids")
+    ids = body.get("custom_object_field_ids", body.get("field_ids"))
+    if not isinstance(ids, list):
+        raise BadRequest("custom_object_field_ids must be a list of field ids")
+    texts = [str(item) for item in ids if isinstance(item, str | int) and not isinstance(item, bool)]
+    if len(texts) != len(ids) or not all(
+        text.isascii() and text.isdigit() and len(text) < 10 for text in texts
+    ):
+        raise BadRequest("custom_object_field_ids must be a list of field ids")
+    return list(dict.fromkeys(int(text) for text in texts))
+
+
+async def _body(call: Call) -> tuple[FieldBody, list[str]]:
+    attributes, beside = unwrapped(await call.json(), WRAPPER)
+    body, unknown = read(FieldBody, attributes)
+    return body, [*beside, *unknown]
+
+
+def _answer(call: Call, row: FieldRow, ignored: list[str], status: int = 200) -> Response:
+    return answers.json_response(
+        {WRAPPER: answers.custom_object_field(call, row)}, status, answers.warning(ignored)
+    )

@@ -1,0 +1,58 @@
+"""Endpoints of custom objects and their limits."""
+
+from starlette.responses import Response
+
+from upsert_svc.api import answers
+from upsert_svc.api.calls import Call
+from upsert_svc.bodies import ObjectBody, read, unwrapped
+from upsert_svc.objects import CustomObject
+
+WRAPPER = "custom_object"
+
+
+async def listing(call: Call) -> Response:
+    listed = await call.service.objects.page(call.principal, call.service.cursors, call.query)
+    return answers.page(call, "custom_objects", listed, answers.custom_object)
+
+
+async def create(call: Call) -> Response:
+    body, ignored = await _body(call)
+    item = await call.service.objects.create(call.principal, body)
+    return _answer(call, item, ignored, 201)
+
+
+async def show(call: Call) -> Response:
+    return _answer(call, await call.service.objects.show(call.principal, call.path("key")), [])
+
+
+async def update(call: Call) -> Response:
+    body, ignored = await _body(call)
+    if body.key is not None and body.key != call.path("key"):
+        ignored.append("key")
+    item = await call.service.objects.update(call.principal, call.path("key"), body)
+    return _answer(call, item, ignored)
+
+
+async def delete(call: Call) -> Response:
+    await call.service.objects.delete(call.principal, call.path("key"))
+    return answers.no_content()
+
+
+async def object_limit(call: Call) -> Response:
+    return answers.usage(await call.service.objects.object_usage(call.principal))
+
+
+async def record_limit(call: Call) -> Response:
+    return answers.usage(await call.service.objects.record_usage(call.principal))
+
+
+async def _body(call: Call) -> tuple[ObjectBody, list[str]]:
+    attributes, beside = unwrapped(await call.json(), WRAPPER)
+    body, unknown = read(ObjectBody, attributes)
+    return body, [*beside, *unknown]
+
+
+def _answer(call: Call, item: CustomObject, ignored: list[str], status: int = 200) -> Response:
+    return answers.json_response(
+        {WRAPPER: answers.custom_object(call, item)}, status, answers.warning(ignored)
+    )

@@ -1,0 +1,74 @@
+"""The route table: every path, its methods, and who may call them."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from upsert_svc.api import fields, health, objects, records
+from upsert_svc.api.calls import Endpoint, called
+from upsert_svc.errors import MethodNotAllowed
+
+ROOT = "/api/v2/custom_objects"
+OBJECT = f"{ROOT}/{{key}}"
+
+# path → method → (endpoint, admins only)
+TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
+    ROOT: {"GET": (objects.listing, False), "POST": (objects.create, True)},
+    f"{ROOT}/limits/object_limit": {"GET": (objects.object_limit, False)},
+    f"{ROOT}/limits/record_limit": {"GET": (objects.record_limit, False)},
+    OBJECT: {
+        "GET": (objects.show, False),
+        "PATCH": (objects.update, True),
+        "DELETE": (objects.delete, True),
+    },
+    f"{OBJECT}/limits/field_limit": {"GET": (fields.limit, False)},
+    f"{OBJECT}/fields": {"GET": (fields.listing, False), "POST": (fields.create, True)},
+    f"{OBJECT}/fields/reorder": {"PUT": (fields.reorder, True)},
+    f"{OBJECT}/fields/{{field}}": {
+        "GET": (fields.show, False),
+        "PATCH": (fields.update, True),
+        "PUT": (fields.update, True),
+        "DELETE": (fields.delete, True),
+    },
+    f"{OBJECT}/records": {
+        "GET": (records.listing, False),
+        "POST": (records.create, False),
+        "PATCH": (records.upsert, False),
+        "DELETE": (records.delete_identified, False),
+    },
+    f"{OBJECT}/records/count": {"GET": (records.count, False)},
+    f"{OBJECT}/records/{{id}}": {
+        "GET": (records.show, False),
+        "PATCH": (records.update, False),
+        "DELETE": (records.delete, False),
+    },
+}
+
+
+def routes() -> list[Route]:
+    """All routes of the service."""
+    return [
+        Route("/healthz", health.alive),
+        Route("/readyz", health.ready),
+        *(_route(path, methods) for path, methods in TABLE.items()),
+    ]
+
+
+def _route(path: str, methods: dict[str, tuple[Endpoint, bool]]) -> Route:
+    handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        method: called(endpoint, admin_only=admin_only) for method, (endpoint, admin_only) in methods.items()
+    }
+    if "GET" in handlers:
+        handlers["HEAD"] = handlers["GET"]
+
+    async def dispatch(request: Request) -> Response:
+        handler = handlers.get(request.method)
+        if handler is None:
+            raise MethodNotAllowed(sorted(handlers))
+        return await handler(request)
+
+    route = Route(path, dispatch)
+    route.methods = set()  # every method comes to dispatch, so that Allow names them all
+    return route

@@ -1,0 +1,68 @@
+"""The composition root: settings → database → service → routes, and the life of the process around them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from upsert_svc import purge, tokens
+from upsert_svc.api import answers
+from upsert_svc.api.envelope import Envelope
+from upsert_svc.api.routes import routes
+from upsert_svc.database import Database
+from upsert_svc.errors import InvalidEndpoint, ServiceError
+from upsert_svc.migrations import CURSOR_KEY
+from upsert_svc.service import composed
+from upsert_svc.settings import Settings
+
+
+def create(settings: Settings | None = None) -> Envelope:
+    """The ASGI application. The database must be migrated, and its URL be set."""
+    settings = settings or Settings()
+    if settings.database_url is None:
+        raise RuntimeError(
+            "UPSERT_SVC_DATABASE_URL is not set; `upsert-svc serve` starts an embedded PostgreSQL"
+        )
+    url = settings.database_url.get_secret_value()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        database = Database(settings, url)
+        await database.connect()
+        app.state.service = composed(settings, database, await _cursor_key(settings, database))
+        purging = asyncio.create_task(purge.run(database.lookups))
+        try:
+            yield
+        finally:
+            purging.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await purging
+            await database.disconnect()
+
+    app = Starlette(
+        routes=routes(),
+        lifespan=lifespan,
+        exception_handlers={ServiceError: _service_error, HTTPException: _http_exception},
+    )
+    app.router.redirect_slashes = False
+    return Envelope(app, log_requests=settings.log_requests)
+
+
+async def _cursor_key(settings: Settings, database: Database) -> bytes:
+    if settings.secret_key is not None:
+        return settings.secret_key.get_secret_value().encode()
+    async with database.lookups.connection() as connection:
+        return await tokens.find_key(connection, CURSOR_KEY)
+
+
+async def _service_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)  # noqa: S101
+    return answers.error_response(error)
+
+
+async def _http_exception(_request: Request, _error: Exception) -> Response:
+    return answers.error_response(InvalidEndpoint())

@@ -1,0 +1,172 @@
+"""The body of a request: its size, its deadline, strict JSON. Nothing else reads a body.
+
+Refuses what two JSON parsers could read in two ways, and what PostgreSQL could not store.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from upsert_svc.errors import (
+    BadRequest,
+    PayloadTooLarge,
+    Problem,
+    RecordInvalid,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+
+DEPTH_LIMIT = 20
+_MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
+_CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
+_NUMBER_LIMIT = 400  # characters; no field takes a number nearly as long
+
+
+def require_json(content_type: str, content_encoding: str = "") -> None:
+    """Raises UnsupportedMediaType unless the headers announce plain JSON in UTF-8, or nothing."""
+    media_type, _, parameters = content_type.partition(";")
+    if media_type.strip().lower() not in _MEDIA_TYPES:
+        raise UnsupportedMediaType("Content-Type must be application/json")
+    charset = _CHARSET.search(parameters)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType("The body must be encoded in UTF-8")
+    if content_encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("A compressed body is not accepted")
+
+
+async def read(request: Request, *, limit_bytes: int, timeout_seconds: float) -> bytes:
+    """The whole body. Raises PayloadTooLarge, RequestTimeout or UnsupportedMediaType."""
+    headers = request.headers
+    require_json(headers.get("content-type", ""), headers.get("content-encoding", ""))
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limit_bytes:
+        raise PayloadTooLarge(limit_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise PayloadTooLarge(limit_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestTimeout(timeout_seconds) from None
+    except ClientDisconnect:
+        raise BadRequest("The connection was closed before the body was complete") from None
+    return b"".join(chunks)
+
+
+def parse(raw: bytes) -> Any:
+    """The JSON value of a body; floats come as Decimal, digit by digit.
+
+    Raises BadRequest for what is not strict JSON in UTF-8, RecordInvalid for text that cannot be stored.
+    """
+    if not raw.strip():
+        raise BadRequest("The body is empty")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"The body is not UTF-8 (byte {error.start})") from None
+    try:
+        value = _decode(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise BadRequest(f"The body is not valid JSON: {error.msg} at {where}") from None
+    except ValueError as error:
+        raise BadRequest(f"The body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    _refuse_depth(raw, value)
+    if b"\\u" in raw:
+        _refuse_unstorable_text(value)
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        again = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {_printable(again)} is given twice")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _NUMBER_LIMIT:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _decimal(digits: str) -> Decimal:
+    if len(digits) > _NUMBER_LIMIT:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return Decimal(digits)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_decode = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_int=_integer, parse_float=_decimal, parse_constant=_no_constant
+).decode
+
+
+def _too_deep() -> BadRequest:
+    return BadRequest(f"The body is nested deeper than {DEPTH_LIMIT} levels")
+
+
+def _refuse_depth(raw: bytes, value: Any) -> None:
+    if raw.count(b"[") + raw.count(b"{") <= DEPTH_LIMIT:
+        return
+    level = [value]
+    for _ in range(DEPTH_LIMIT + 1):
+        if not level:
+            return
+        level = [child for parent in level for child in _children(parent)]
+    raise _too_deep()
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _refuse_unstorable_text(value: Any) -> None:
+    for field, text in _texts(value, "base"):
+        if (problem := unstorable(text)) is not None:
+            raise RecordInvalid({_printable(field): [problem]})
+
+
+def unstorable(text: str) -> Problem | None:
+    """What keeps a text from being stored, if anything: NUL, or half of a surrogate pair."""
+    if "\0" in text:
+        return Problem("Text cannot hold the character U+0000", "InvalidCharacter")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return Problem("Text cannot hold half of a surrogate pair", "InvalidCharacter")
+    return None
+
+
+def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, field)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key, key
+            yield from _texts(item, key)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\u0000")

@@ -1,0 +1,163 @@
+"""The connections to PostgreSQL: bounded waiting, transactions, and the retry of what may be retried.
+
+`databases` keeps the pools; statements and transactions run on the raw asyncpg connection, because
+`databases` loses a pool slot for good when a COMMIT of its own fails or is cancelled.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+import asyncpg
+import databases
+
+from upsert_svc import errors
+from upsert_svc.settings import Settings
+
+Result = TypeVar("Result")
+
+SERVICE_ROLE = "upsert_svc"
+_ATTEMPTS = 4
+
+
+class Connection(Protocol):
+    """What the core does with a connection: a statement and its arguments at a time (see `sql.Statement`)."""
+
+    async def fetch(self, *statement: object) -> list[Any]: ...
+    async def fetchrow(self, *statement: object) -> Any: ...
+    async def fetchval(self, *statement: object) -> Any: ...
+    async def execute(self, *statement: object) -> str: ...
+    def transaction(self) -> Any: ...
+    def get_server_version(self) -> Any: ...
+
+
+class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]
+    """Skips the reset round trip on release.
+
+    That is safe while nothing here sets session state: no SET but SET LOCAL, no LISTEN, no session locks.
+    """
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+class Pool:
+    """Connections of one kind. Whoever finds none free in time is told to come back: 503."""
+
+    def __init__(self, url: str, settings: Settings, *, size: int, role: str | None) -> None:
+        session = {
+            "application_name": "upsert-svc",
+            "timezone": "UTC",
+            "jit": "off",
+            # Array parameters would have every call planned anew, at more than the cost of running it.
+            "plan_cache_mode": "force_generic_plan",
+            # A generic plan outlives the empty table that it was made for.
+            "enable_seqscan": "off",
+            "statement_timeout": f"{settings.statement_timeout_seconds * 1000:.0f}",
+            "lock_timeout": f"{settings.lock_timeout_seconds * 1000:.0f}",
+            "idle_in_transaction_session_timeout": f"{settings.statement_timeout_seconds * 2000:.0f}",
+        }
+        self._database = databases.Database(
+            url,
+            min_size=min(2, size),
+            max_size=size,
+            connection_class=_UnresetConnection,
+            server_settings=session | ({"role": role} if role else {}),
+            command_timeout=settings.statement_timeout_seconds + 5,
+        )
+        self._acquire_seconds = settings.acquire_timeout_seconds
+        self._waiters_left = settings.pool_waiters
+
+    async def connect(self) -> None:
+        await self._database.connect()
+
+    async def disconnect(self) -> None:
+        await self._database.disconnect()
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Connection]:
+        if self._waiters_left <= 0:
+            raise errors.ServiceUnavailable("Too many requests are waiting for the database")
+        holder = self._database.connection()
+        self._waiters_left -= 1
+        try:
+            async with asyncio.timeout(self._acquire_seconds):
+                await holder.__aenter__()
+        except TimeoutError:
+            raise errors.ServiceUnavailable("The database had no connection free in time") from None
+        finally:
+            self._waiters_left += 1
+        try:
+            yield holder.raw_connection
+        finally:
+            await holder.__aexit__()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit. PostgreSQL's errors leave as the service's own."""
+        try:
+            async with self._acquired() as connection:
+                yield connection
+        except Exception as error:
+            _raise_translated(error)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside one transaction: committed at the end, rolled back on any error."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def retrying(self, operation: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Runs an operation that is one transaction, again when a rival stood in its way.
+
+        Of eight racers on one key about one in a hundred meets a 23505 or a deadlock that a second
+        try does not; a conflict that lasts is the caller's.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with self._acquired() as connection:
+                    return await operation(connection)
+            except asyncpg.PostgresError as error:
+                if attempt == _ATTEMPTS or error.sqlstate not in errors.RETRYABLE_SQLSTATES:
+                    _raise_translated(error)
+            except Exception as error:
+                _raise_translated(error)
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _raise_translated(error: Exception) -> Any:
+    if (known := errors.translated(error)) is not None:
+        raise known from error
+    raise error
+
+
+class Database:
+    """The pools of one process.
+
+    Lookups (tokens, definitions, readiness) have connections of their own: a flood of requests that will
+    be refused cannot take those that write, and writers cannot keep a refusal waiting.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self.records = Pool(url, settings, size=settings.pool_size, role=SERVICE_ROLE)
+        self.lookups = Pool(url, settings, size=2, role=SERVICE_ROLE)
+
+    async def connect(self) -> None:
+        await self.records.connect()
+        await self.lookups.connect()
+
+    async def disconnect(self) -> None:
+        await self.records.disconnect()
+        await self.lookups.disconnect()
+
+
+@asynccontextmanager
+async def owner_transaction(url: str) -> AsyncIterator[Connection]:
+    """One connection under the URL's own role, in one transaction: for the operator, not for requests."""
+    async with databases.Database(url, min_size=1, max_size=1) as database, database.connection() as holder:
+        connection: Connection = holder.raw_connection
+        async with connection.transaction():
+            yield connection

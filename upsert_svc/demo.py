@@ -1,0 +1,89 @@
+"""The demo of `upsert-svc serve --demo`: an admin's token and an object to try requests on."""
+
+import os
+import secrets
+from pathlib import Path
+
+from upsert_svc import tokens
+from upsert_svc.bodies import FieldBody, NamingBody, ObjectBody
+from upsert_svc.database import Database, owner_transaction
+from upsert_svc.errors import RecordNotFound
+from upsert_svc.object_fields import NAME_FIELD
+from upsert_svc.service import Service, composed
+from upsert_svc.settings import Settings
+from upsert_svc.tokens import Principal
+
+OBJECT_KEY = "car"
+_EMAIL = "demo@example.com"
+_FIELDS = (
+    FieldBody(key="color", type="text", title="Color"),
+    FieldBody(key="year", type="integer", title="Year"),
+    FieldBody(key="price", type="decimal", title="Price"),
+    FieldBody(key="electric", type="checkbox", title="Electric"),
+)
+
+
+async def prepare(settings: Settings, url: str, token_file: Path) -> str:
+    """Makes the demo's token and object where they are missing; answers the token.
+
+    The token is kept in a file that only its owner can read, so that every start shows the same one.
+    """
+    token = _kept_token(token_file)
+    async with owner_transaction(url) as connection:
+        await tokens.create(
+            connection, account=tokens.DEFAULT_ACCOUNT, email=_EMAIL, role="admin", name="demo", token=token
+        )
+        principal = await tokens.find(connection, tokens.digest(token))
+    if principal is None:
+        raise RuntimeError(f"The demo's token was revoked; delete {token_file} for a new one")
+    database = Database(settings, url)
+    await database.connect()
+    try:
+        await _ensure_object(composed(settings, database, cursor_key=b""), principal)
+    finally:
+        await database.disconnect()
+    return token
+
+
+async def _ensure_object(service: Service, principal: Principal) -> None:
+    try:
+        await service.objects.show(principal, OBJECT_KEY)
+    except RecordNotFound:
+        await service.objects.create(
+            principal, ObjectBody(key=OBJECT_KEY, title="Car", title_pluralized="Cars")
+        )
+        for field in _FIELDS:
+            await service.object_fields.create(principal, OBJECT_KEY, field)
+        naming = FieldBody(properties=NamingBody(is_unique=True))
+        await service.object_fields.update(principal, OBJECT_KEY, NAME_FIELD, naming)
+
+
+def _kept_token(token_file: Path) -> str:
+    if token_file.exists():
+        return token_file.read_text(encoding="ascii").strip()
+    token = f"upsert_{secrets.token_urlsafe(32)}"
+    descriptor = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(token + "\n")
+    return token
+
+
+def introduction(address: str, token: str) -> str:
+    """What a newcomer is shown: two requests to paste."""
+    url = f"{address}/api/v2/custom_objects/{OBJECT_KEY}/records?external_id=VIN-1"
+    body = '{"custom_object_record": {"name": "Ada", "custom_object_fields": {"color": "red", "year": 2026}}}'
+    curl = (
+        f"curl -i -X PATCH '{url}' -H 'Authorization: Bearer {token}' "
+        f"-H 'Content-Type: application/json' -d '{body}'"
+    )
+    return "\n".join(
+        (
+            f"Serving at {address}",
+            f"Token of an admin: {token}",
+            "",
+            "Create a record, or update it if it is there:",
+            f"  {curl}",
+            "The same again changes nothing, and says so (Upsert-Result: unchanged):",
+            f"  {curl}",
+        )
+    )

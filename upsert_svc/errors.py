@@ -1,0 +1,187 @@
+"""The errors a caller can cause or meet, and the one table from PostgreSQL's errors to them.
+
+Every error answers in one shape (docs/api.md, "Errors"). No text of PostgreSQL's own leaves here.
+
+    ServiceError
+    ├── BadRequest 400            ├── RequestTimeout 408
+    ├── NotAuthenticated 401      ├── PayloadTooLarge 413
+    ├── Forbidden 403             ├── UnsupportedMediaType 415
+    ├── RecordNotFound 404        ├── RecordInvalid 422
+    ├── InvalidEndpoint 404       ├── InternalServerError 500
+    └── MethodNotAllowed 405      └── ServiceUnavailable 503
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import asyncpg
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a value: a sentence for people, a word for programs."""
+
+    description: str
+    error: str = "InvalidValue"
+
+
+Details = Mapping[str, Sequence[Problem]]
+
+
+class ServiceError(Exception):
+    """An answer that is not a success. `details` is keyed by field, or by "base"."""
+
+    status = 500
+    error = "InternalServerError"
+    description: str | None = None
+
+    def __init__(
+        self,
+        description: str | None = None,
+        *,
+        details: Details | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(description or self.description or self.error)
+        self.description = description or self.description
+        self.details = details
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of the answer."""
+        body: dict[str, Any] = {"error": self.error}
+        if self.description is not None:
+            body["description"] = self.description
+        if self.details:
+            body["details"] = {
+                key: [problem._asdict() for problem in problems] for key, problems in self.details.items()
+            }
+        return body
+
+
+class BadRequest(ServiceError):
+    status = 400
+    error = "BadRequest"
+
+
+class NotAuthenticated(ServiceError):
+    status = 401
+    error = "Couldn't authenticate you"
+
+
+class Forbidden(ServiceError):
+    status = 403
+    error = "Forbidden"
+    description = "You do not have access to this page. Please contact the account owner for help."
+
+
+class RecordNotFound(ServiceError):
+    status = 404
+    error = "RecordNotFound"
+    description = "Not found"
+
+
+class InvalidEndpoint(ServiceError):
+    status = 404
+    error = "InvalidEndpoint"
+    description = "Not found"
+
+
+class MethodNotAllowed(ServiceError):
+    status = 405
+    error = "MethodNotAllowed"
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        allow = ", ".join(allowed)
+        super().__init__(f"This endpoint answers to {allow}", headers={"Allow": allow})
+
+
+class RequestTimeout(ServiceError):
+    status = 408
+    error = "RequestTimeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"The body did not arrive within {seconds:g} seconds", headers={"Connection": "close"}
+        )
+
+
+class PayloadTooLarge(ServiceError):
+    status = 413
+    error = "PayloadTooLarge"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"The body is larger than {limit_bytes} bytes",
+            headers={"Connection": "close"},
+        )
+
+
+class UnsupportedMediaType(ServiceError):
+    status = 415
+    error = "UnsupportedMediaType"
+
+
+class RecordInvalid(ServiceError):
+    """A rule on values was broken; `details` says which, for each field."""
+
+    status = 422
+    error = "RecordInvalid"
+    description = "Record validation errors"
+
+    def __init__(self, details: Details) -> None:
+        super().__init__(details=details)
+
+
+class InternalServerError(ServiceError):
+    status = 500
+    error = "InternalServerError"
+    description = "The request could not be handled; the log tells why"
+
+
+class ServiceUnavailable(ServiceError):
+    status = 503
+    error = "ServiceUnavailable"
+
+    def __init__(
+        self, description: str = "The database cannot be reached just now", retry_after_seconds: int = 1
+    ):
+        super().__init__(description, headers={"Retry-After": str(retry_after_seconds)})
+
+
+NAME_TAKEN = Problem("Name already exists. Try another one.", "DuplicateValue")
+EXTERNAL_ID_TAKEN = Problem("External id is already in use by another record", "DuplicateValue")
+KEY_TAKEN = Problem("Key has already been taken", "DuplicateValue")
+SETTINGS_FROZEN = Problem("Naming settings cannot be changed once the object has a record", "FrozenSetting")
+
+# What a caller can break. Every other constraint guards against other writers, and is a bug when it speaks.
+CONSTRAINTS: Mapping[str, Details] = {
+    "records_name_key_key": {"base": [NAME_TAKEN]},
+    "records_external_id_key": {"external_id": [EXTERNAL_ID_TAKEN]},
+    "records_naming_fkey": {"properties": [SETTINGS_FROZEN]},
+    "objects_account_id_key_key": {"key": [KEY_TAKEN]},
+    "fields_key_key": {"key": [KEY_TAKEN]},
+}
+
+# Worth a second try in a fresh statement: a rival's row or lock was in the way, or a plan was out of date.
+RETRYABLE_SQLSTATES = frozenset({"23505", "40001", "40P01", "0A000"})
+
+_BUSY = "The database is too busy just now"
+_UNAVAILABLE_CLASSES = ("08", "53", "57")
+_BUSY_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})
+
+
+def translated(error: Exception) -> ServiceError | None:
+    """The service's error for one of asyncpg's or the network's; None for what is a bug of ours."""
+    if isinstance(error, asyncpg.PostgresError):
+        sqlstate = error.sqlstate or ""
+        constraint = str(getattr(error, "constraint_name", None))
+        if constraint in CONSTRAINTS:
+            return RecordInvalid(CONSTRAINTS[constraint])
+        if sqlstate in _BUSY_SQLSTATES:
+            return ServiceUnavailable(_BUSY)
+        if sqlstate.startswith(_UNAVAILABLE_CLASSES):
+            return ServiceUnavailable()
+        return None
+    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError):
+        return ServiceUnavailable()
+    return None

@@ -1,0 +1,195 @@
+"""Pages of a listing and their cursors.
+
+A cursor is signed, and bound to the account, object and order that it came from.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import orjson
+
+from upsert_svc.errors import BadRequest
+
+Item = TypeVar("Item")
+PAGE_SIZE_LIMIT = 100
+_SIGNATURE_BYTES = 16
+_CURSOR_LIMIT = 2000
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which part of a listing is asked for. `position` is the last row seen: its sort values."""
+
+    size: int = PAGE_SIZE_LIMIT
+    position: tuple[Any, ...] | None = None
+    backwards: bool = False
+
+
+@dataclass(frozen=True)
+class Listed(Generic[Item]):
+    """One page, and the cursors to its neighbours; None where there is none."""
+
+    items: Sequence[Item]
+    after_cursor: str | None
+    before_cursor: str | None
+
+
+class Cursors:
+    """Signs positions into cursors and reads them back."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def sign(self, scope: str, position: Sequence[Any]) -> str:
+        """The cursor of a position; `scope` names the account, object and order."""
+        payload = orjson.dumps(list(position))
+        return base64.urlsafe_b64encode(self._signature(scope, payload) + payload).decode().rstrip("=")
+
+    def position(self, scope: str, cursor: str) -> tuple[Any, ...]:
+        """The position of a cursor. Raises BadRequest unless it was signed for this scope."""
+        try:
+            signed = base64.urlsafe_b64decode(cursor[:_CURSOR_LIMIT].encode("ascii") + b"==")
+        except (binascii.Error, ValueError):
+            raise _bad_cursor() from None
+        signature, payload = signed[:_SIGNATURE_BYTES], signed[_SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(scope, payload)):
+            raise _bad_cursor()
+        return tuple(orjson.loads(payload))
+
+    def _signature(self, scope: str, payload: bytes) -> bytes:
+        message = scope.encode() + b"\0" + payload
+        return hmac.digest(self._secret, message, hashlib.sha256)[:_SIGNATURE_BYTES]
+
+
+def _bad_cursor() -> BadRequest:
+    return BadRequest("page[after] or page[before] is not a cursor of this listing")
+
+
+def requested(query: Mapping[str, str], cursors: Cursors, scope: str) -> Page:
+    """The page that a query asks for. Raises BadRequest for a bad size or cursor, or for two cursors."""
+    after, before = query.get("page[after]", ""), query.get("page[before]", "")
+    if after and before:
+        raise BadRequest("page[after] and page[before] cannot be used together")
+    cursor = after or before
+    return Page(
+        size=_size(query.get("page[size]", "")),
+        position=cursors.position(scope, cursor) if cursor else None,
+        backwards=bool(before),
+    )
+
+
+def _size(text: str) -> int:
+    if not text:
+        return PAGE_SIZE_LIMIT
+    size = int(text) if text.isdecimal() and text.isascii() and len(text) <= 3 else 0
+    if not 1 <= size <= PAGE_SIZE_LIMIT:
+        raise BadRequest(f"page[size] must be a number from 1 to {PAGE_SIZE_LIMIT}")
+    return size
+
+
+def cut(
+    rows: Sequence[Item],
+    page: Page,
+    cursors: Cursors,
+    scope: str,
+    position_of: Callable[[Item], Sequence[Any]],
+) -> Listed[Item]:
+    """A page of rows fetched in the page's direction, one more than its size where there are more."""
+    has_more = len(rows) > page.size
+    items = list(rows[: page.size])
+    if page.backwards:
+        items.reverse()
+    has_next = bool(items) and (page.backwards or has_more)
+    has_previous = bool(items) and (has_more if page.backwards else page.position is not None)
+    return Listed(
+        items,
+        after_cursor=cursors.sign(scope, position_of(items[-1])) if has_next else None,
+        before_cursor=cursors.sign(scope, position_of(items[0])) if has_previous else None,
+    )
+
+
+def chosen(query: Mapping[str, str], name: str, limit: int = PAGE_SIZE_LIMIT) -> list[str] | None:
+    """The comma-separated values of a filter; None when it is not given. Raises BadRequest for too many."""
+    if name not in query:
+        return None
+    values = [value for value in query[name].split(",") if value]
+    if len(values) > limit:
+        raise BadRequest(f"{name} takes at most {limit} values")
+    return values
+
+
+@dataclass(frozen=True)
+class Order:
+    """A sort of the records, by a closed set of columns; the id settles ties."""
+
+    name: str
+    column: str
+    cast: str
+    descending: bool
+
+
+ORDERS: Mapping[str, Order] = {
+    order.name: order
+    for order in (
+        Order("id", "record_id", "text", descending=False),
+        Order("-id", "record_id", "text", descending=True),
+        Order("updated_at", "updated_at", "text::timestamptz", descending=False),
+        Order("-updated_at", "updated_at", "text::timestamptz", descending=True),
+    )
+}
+
+
+def order_named(name: str) -> Order:
+    """The order that `sort` names, by id when it is empty. Raises BadRequest for any other."""
+    try:
+        return ORDERS[name or "id"]
+    except KeyError:
+        raise BadRequest(f"sort must be one of {', '.join(ORDERS)}") from None
+
+
+def records_query(
+    select: str,
+    order: Order,
+    page: Page,
+    *,
+    ids: Sequence[str] | None,
+    external_ids: Sequence[str] | None,
+    account_id: int,
+    object_key: str,
+) -> tuple[object, ...]:
+    """The statement for one page of records and its arguments, one row more than the page holds."""
+    arguments: list[object] = [account_id, object_key]
+    conditions: list[str] = []
+
+    def argument(value: object, cast: str) -> str:
+        arguments.append(value)
+        return f"${len(arguments)}::{cast}"
+
+    if ids is not None:
+        conditions.append(f"r.record_id = any ({argument(list(ids), 'text[]')})")
+    if external_ids is not None:
+        conditions.append(f"r.external_id = any ({argument(list(external_ids), 'text[]')})")
+    descending = order.descending != page.backwards
+    if page.position is not None:
+        values = ", ".join(
+            argument(value, cast) for value, cast in zip(page.position, _casts(order), strict=True)
+        )
+        conditions.append(f"({_columns(order)}) {'<' if descending else '>'} ({values})")
+    direction = "desc" if descending else "asc"
+    sort = ", ".join(f"{column} {direction}" for column in _columns(order).split(", "))
+    where = "".join(f"\n   and {condition}" for condition in conditions)
+    limit = argument(page.size + 1, "integer")
+    return (f"{select}{where}\n order by {sort}\n limit {limit}", *arguments)
+
+
+def _columns(order: Order) -> str:
+    return "r.record_id" if order.column == "record_id" else f"r.{order.column}, r.record_id"
+
+
+def _casts(order: Order) -> tuple[str, ...]:
+    return ("text",) if order.column == "record_id" else (order.cast, "text")

@@ -1,0 +1,74 @@
+"""Brings a database to this version's schema: forward steps, each applied once, one process at a time."""
+
+import hashlib
+from pathlib import Path
+
+from upsert_svc import sql, tokens
+from upsert_svc.database import Connection, owner_transaction
+from upsert_svc.settings import Settings
+
+CURSOR_KEY = "cursors"
+MINIMUM_VERSION = 18
+_LOCK = 4_871_263_001
+
+_CREATE_LEDGER = """
+create table if not exists schema_migrations (
+    name       text primary key,
+    digest     text not null,
+    applied_at timestamptz not null default now()
+)"""
+
+
+class MigrationError(Exception):
+    """The database cannot be brought to this version's schema; the message says why."""
+
+
+def steps() -> list[Path]:
+    """The migration files in the order in which they are applied."""
+    return sorted((sql.DIRECTORY / "migrations").glob("*.sql"))
+
+
+async def migrate(url: str) -> list[str]:
+    """Applies what is missing, in one transaction; answers the names of the steps applied."""
+    async with owner_transaction(url) as connection:
+        _require_version(connection)
+        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute(_CREATE_LEDGER)
+        texts = {step.stem: step.read_text(encoding="utf-8") for step in steps()}
+        return [name for name, text in texts.items() if await _apply(connection, name, text)]
+
+
+async def bootstrap(url: str, settings: Settings) -> None:
+    """Makes the default account, the service's keys and, where settings name one, the first admin."""
+    async with owner_transaction(url) as connection:
+        await tokens.ensure_account(connection, tokens.DEFAULT_ACCOUNT)
+        await tokens.ensure_key(connection, CURSOR_KEY)
+        if settings.bootstrap_email and settings.bootstrap_token:
+            await tokens.create(
+                connection,
+                account=tokens.DEFAULT_ACCOUNT,
+                email=settings.bootstrap_email,
+                role="admin",
+                name="bootstrap",
+                token=settings.bootstrap_token.get_secret_value(),
+            )
+
+
+def _require_version(connection: Connection) -> None:
+    major = connection.get_server_version().major
+    if major < MINIMUM_VERSION:
+        raise MigrationError(
+            f"PostgreSQL {MINIMUM_VERSION} or later is needed; the server is version {major}"
+        )
+
+
+async def _apply(connection: Connection, name: str, text: str) -> bool:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    applied = await connection.fetchval("select digest from schema_migrations where name = $1", name)
+    if applied is None:
+        await connection.execute(text)
+        await connection.execute("insert into schema_migrations (name, digest) values ($1, $2)", name, digest)
+        return True
+    if applied != digest:
+        raise MigrationError(f"{name} was applied in another form than the file has now")
+    return False

@@ -1,0 +1,117 @@
+"""Object definitions compiled for judging writes, cached by their version.
+
+A cached definition may be out of date. That never lets a wrong write through, because the writing statement
+checks the version, and never refuses a right one, because a refusal asks `confirmed` first.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from upsert_svc import sql
+from upsert_svc.database import Pool
+from upsert_svc.errors import RecordNotFound
+from upsert_svc.fields import CUSTOM_OBJECT_TARGET, FieldDefinition, FieldValidator
+
+_SQL = sql.load("objects")
+_CACHE_LIMIT = 1000
+
+
+@dataclass(frozen=True)
+class ObjectType:
+    """One version of an object's definition, as writes are judged by it."""
+
+    account_id: int
+    object_id: int
+    key: str
+    version: int
+    is_unique: bool
+    is_autonumbered: bool
+    validator: FieldValidator = field(repr=False)
+    lookup_targets: Mapping[str, str]  # lookup field → key of the object that it points to
+
+
+class ObjectTypes:
+    """Loads, compiles and keeps the definitions in use."""
+
+    def __init__(self, lookups: Pool) -> None:
+        self._lookups = lookups
+        self._cached: OrderedDict[tuple[int, str], ObjectType] = OrderedDict()
+        self._confirming: dict[tuple[int, str], asyncio.Task[ObjectType]] = {}
+
+    async def get(self, account_id: int, key: str) -> ObjectType:
+        """The definition, from the cache where it has one. Raises RecordNotFound."""
+        cached = self._cached.get((account_id, key))
+        if cached is not None:
+            self._cached.move_to_end((account_id, key))
+            return cached
+        return await self.reloaded(account_id, key)
+
+    async def reloaded(self, account_id: int, key: str) -> ObjectType:
+        """The definition as it is now. Raises RecordNotFound."""
+        self.forget(account_id, key)
+        async with self._lookups.connection() as connection:
+            row = await connection.fetchrow(*_SQL.load_object_type(account_id=account_id, key=key))
+        if row is None:
+            raise RecordNotFound
+        loaded = _compiled(account_id, key, row)
+        self._cached[account_id, key] = loaded
+        if len(self._cached) > _CACHE_LIMIT:
+            self._cached.popitem(last=False)
+        return loaded
+
+    async def confirmed(self, object_type: ObjectType) -> ObjectType:
+        """The same definition when it is the current one, else the current one. Raises RecordNotFound.
+
+        Requests that ask at the same moment share one look.
+        """
+        slot = (object_type.account_id, object_type.key)
+        task = self._confirming.get(slot)
+        if task is None:
+            task = asyncio.create_task(self._confirm(object_type))
+            self._confirming[slot] = task
+            task.add_done_callback(lambda _: self._confirming.pop(slot, None))
+        current = await asyncio.shield(task)
+        same = (current.object_id, current.version) == (object_type.object_id, object_type.version)
+        return object_type if same else current
+
+    async def _confirm(self, object_type: ObjectType) -> ObjectType:
+        account_id, key = object_type.account_id, object_type.key
+        async with self._lookups.connection() as connection:
+            row = await connection.fetchrow(*_SQL.current_version(account_id=account_id, key=key))
+        if row is not None and (row["object_id"], row["version"]) == (
+            object_type.object_id,
+            object_type.version,
+        ):
+            return object_type
+        return await self.reloaded(account_id, key)
+
+    def forget(self, account_id: int, key: str) -> None:
+        """Drops a definition that has changed."""
+        self._cached.pop((account_id, key), None)
+
+
+def _compiled(account_id: int, key: str, row: Mapping[str, Any]) -> ObjectType:
+    fields = [
+        FieldDefinition(**(loaded | {"options": tuple(loaded["options"])}))
+        for loaded in orjson.loads(row["fields"])
+    ]
+    targets = {
+        field.key: field.relationship_target_type.removeprefix(CUSTOM_OBJECT_TARGET)
+        for field in fields
+        if field.relationship_target_type and field.relationship_target_type.startswith(CUSTOM_OBJECT_TARGET)
+    }
+    return ObjectType(
+        account_id=account_id,
+        object_id=row["object_id"],
+        key=key,
+        version=row["version"],
+        is_unique=row["is_unique"],
+        is_autonumbered=row["autoincrement_enabled"],
+        validator=FieldValidator(fields),
+        lookup_targets=targets,
+    )

@@ -1,0 +1,61 @@
+"""The settings, read once from the environment (prefix UPSERT_SVC_)."""
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Network = IPv4Network | IPv6Network
+
+
+class Settings(BaseSettings):
+    """Everything that can be set from outside; docs/operations.md explains each.
+
+    Without a database URL an embedded PostgreSQL is kept in `data_dir`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="UPSERT_SVC_", frozen=True)
+
+    database_url: SecretStr | None = None
+    migration_database_url: SecretStr | None = None
+    data_dir: Path = Path("data")
+
+    bootstrap_email: str | None = None
+    bootstrap_token: SecretStr | None = Field(default=None, min_length=32)
+    secret_key: SecretStr | None = Field(default=None, min_length=32)
+
+    pool_size: int = Field(default=10, ge=1, le=500)
+    pool_waiters: int = Field(default=1000, ge=1)
+    acquire_timeout_seconds: float = Field(default=3, gt=0)
+    statement_timeout_seconds: float = Field(default=10, gt=0)
+    lock_timeout_seconds: float = Field(default=5, gt=0)
+
+    body_limit_bytes: int = Field(default=256 * 1024, ge=1024)
+    body_timeout_seconds: float = Field(default=10, gt=0)
+    shutdown_timeout_seconds: int = Field(default=20, ge=1)
+    token_ttl_seconds: float = Field(default=1, ge=0, le=1)
+
+    object_limit: int = Field(default=10_000, ge=1)
+    record_limit: int = Field(default=50_000_000, ge=1)
+    field_limit: int = Field(default=100, ge=1)
+
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = (
+        ip_network("127.0.0.0/8"),
+        ip_network("::1/128"),
+    )
+    log_requests: bool = False
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(ip_network(block.strip()) for block in value.split(",") if block.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _bootstrap_is_whole(self) -> "Settings":
+        if (self.bootstrap_email is None) != (self.bootstrap_token is None):
+            raise ValueError("UPSERT_SVC_BOOTSTRAP_EMAIL and UPSERT_SVC_BOOTSTRAP_TOKEN belong together")
+        return self
