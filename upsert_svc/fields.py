@@ -156,7 +156,7 @@ def _value_type(field: FieldDefinition) -> Any:
             return _option_type(field)
         case "multiselect":
             options = _option_type(field)
-            return Annotated[list[options], AfterValidator(lambda values: list(dict.fromkeys(values)))]
+            return Annotated[list[options], AfterValidator(lambda values: list(dict.fromkeys(values)))]  # type: ignore[valid-type]
         case "lookup":
             is_ours = (field.relationship_target_type or "").startswith(CUSTOM_OBJECT_TARGET)
             return Annotated[StrictStr, AfterValidator(_record_id)] if is_ours else StrictStr
