@@ -1,4 +1,4 @@
--- The first schema: accounts and who may speak for them, object definitions, records.
+-- The schema: accounts and who may speak for them, object definitions, records, and the functions that write.
 --
 -- account_id leads every key, so that the tables can be spread by account.
 -- Times are kept in full precision and answered by the second.

@@ -1,0 +1,235 @@
+"""Races played step by step: a transaction is held open, a request started against it, then the first ends.
+
+Each scenario answers what a caller could see, so that one test asserts the right outcome with the cures in
+place (test_races.py) and another that it goes wrong without them (test_cures.py).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import httpx
+import orjson
+from harness import Api, record_of
+
+Result = TypeVar("Result")
+
+TEXTS = [{"key": key, "type": "text"} for key in ("ours", "theirs")]
+NUMBERED = {"autoincrement_enabled": True}
+
+_RIVAL = """
+select w.* from objects o, write_records(o.account_id, $2, array[o.object_id], array[o.version], array[$3],
+       array[$4], array[$5], array[null]::text[], array[$6]::jsonb[], array[o.created_by_user_id]) w
+ where o.key = $1 and o.deleted_at is null"""
+
+
+class Seen(NamedTuple):
+    """What a request answered, and whether it had to wait for the rival."""
+
+    status: int
+    outcome: str | None
+    has_waited: bool
+    response: httpx.Response
+
+
+class Rival:
+    """Another writer in the middle of its transaction."""
+
+    def __init__(self, connection: Any, number: int) -> None:
+        self._connection = connection
+        self._number = number
+
+    async def upsert(
+        self, object_key: str, external_id: str, *, name: str | None = None, **fields: Any
+    ) -> str:
+        """Writes a record by external_id and answers what became of it."""
+        self._number += 1
+        row = await self._connection.fetchrow(
+            _RIVAL,
+            object_key,
+            "external_id",
+            external_id,
+            f"{self._number:026d}",
+            name,
+            orjson.dumps(fields).decode(),
+        )
+        outcome: str = row["outcome"]
+        return outcome
+
+    async def execute(self, statement: str, *arguments: Any) -> None:
+        await self._connection.execute(statement, *arguments)
+
+
+_numbers = iter(range(0, 10_000_000, 1000))
+
+
+@asynccontextmanager
+async def held(api: Api) -> AsyncIterator[tuple[Rival, Any]]:
+    """A rival's open transaction; the caller commits or rolls it back by `end`."""
+    async with api.running.sql() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        yield Rival(connection, next(_numbers)), transaction
+
+
+async def against(api: Api, transaction: Any, request: Coroutine[Any, Any, httpx.Response], end: str) -> Seen:
+    """Starts a request, lets it come as far as it can, ends the rival's transaction, and sees the answer."""
+    task = asyncio.create_task(request)
+    has_waited = await _comes_to_wait(api, task)
+    await (transaction.commit() if end == "commit" else transaction.rollback())
+    response = await asyncio.wait_for(task, 10)
+    return Seen(response.status_code, response.headers.get("Upsert-Result"), has_waited, response)
+
+
+async def _comes_to_wait(api: Api, task: asyncio.Task[Any]) -> bool:
+    waiting = """
+        select exists (select from pg_stat_activity
+                        where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0)"""
+    async with api.running.sql() as connection:
+        for _ in range(300):
+            if task.done():
+                return False
+            if await connection.fetchval(waiting):
+                return True
+            await asyncio.sleep(0.01)
+    raise AssertionError("the request neither waited for the rival nor ended")
+
+
+def _fields(**fields: Any) -> Mapping[str, Any]:
+    return {"custom_object_fields": fields}
+
+
+async def two_creations_of_one_external_id(api: Api, end: str = "commit") -> tuple[Seen, list[Any]]:
+    key = await api.new_object(*TEXTS)
+    async with held(api) as (rival, transaction):
+        assert await rival.upsert(key, "v1", name="Ford", theirs="kept") == "created"
+        request = api.upsert(key, {"name": "Ford", **_fields(ours="kept")}, external_id="v1")
+        seen = await against(api, transaction, request, end)
+    return seen, [record["custom_object_fields"] for record in await api.records(key)]
+
+
+async def two_updates_of_one_record(api: Api) -> tuple[Seen, Any]:
+    key = await api.new_object(*TEXTS)
+    await api.upsert(key, {"name": "Ford"}, external_id="v1")
+    async with held(api) as (rival, transaction):
+        assert await rival.upsert(key, "v1", theirs="kept") == "updated"
+        request = api.upsert(key, _fields(ours="kept"), external_id="v1")
+        seen = await against(api, transaction, request, "commit")
+    (record,) = await api.records(key)
+    return seen, record["custom_object_fields"]
+
+
+async def one_name_under_two_external_ids(api: Api, end: str = "commit") -> tuple[Seen, int]:
+    key = await api.new_object(naming={"is_unique": True})
+    async with held(api) as (rival, transaction):
+        assert await rival.upsert(key, "v1", name="Ford") == "created"
+        seen = await against(api, transaction, api.upsert(key, {"name": "FORD"}, external_id="v2"), end)
+    return seen, len(await api.records(key))
+
+
+async def an_update_to_a_name_being_taken(api: Api) -> tuple[Seen, int]:
+    key = await api.new_object(naming={"is_unique": True})
+    await api.upsert(key, {"name": "Fiat"}, external_id="v2")
+    async with held(api) as (rival, transaction):
+        assert await rival.upsert(key, "v1", name="Ford") == "created"
+        seen = await against(api, transaction, api.upsert(key, {"name": "FORD"}, external_id="v2"), "commit")
+    return seen, len(await api.records(key))
+
+
+async def an_upsert_against_a_deletion(api: Api, end: str = "commit") -> tuple[Seen, list[bool]]:
+    key = await api.new_object(*TEXTS)
+    first = record_of(await api.upsert(key, {"name": "Ford", **_fields(theirs="old")}, external_id="v1"))
+    async with held(api) as (rival, transaction):
+        await rival.execute("delete from records where record_id = $1", first["id"])
+        request = api.upsert(key, {"name": "Ford", **_fields(ours="new")}, external_id="v1")
+        seen = await against(api, transaction, request, end)
+    return seen, [record["id"] == first["id"] for record in await api.records(key)]
+
+
+async def a_deletion_against_an_upsert(api: Api) -> tuple[Seen, int]:
+    key = await api.new_object(*TEXTS)
+    await api.upsert(key, {"name": "Ford"}, external_id="v1")
+    async with held(api) as (rival, transaction):
+        assert await rival.upsert(key, "v1", theirs="new") == "updated"
+        request = api.client.delete(f"/custom_objects/{key}/records?external_id=v1")
+        seen = await against(api, transaction, request, "commit")
+    return seen, len(await api.records(key))
+
+
+async def a_settings_change_against_the_first_record(api: Api, end: str = "commit") -> tuple[Seen, bool]:
+    key = await api.new_object()
+    async with held(api) as (rival, transaction):
+        assert await rival.upsert(key, "v1", name="Ford") == "created"
+        request = api.client.patch(
+            f"/custom_objects/{key}/fields/standard::name",
+            json={"custom_object_field": {"properties": {"is_unique": True}}},
+        )
+        seen = await against(api, transaction, request, end)
+    shown = await api.client.get(f"/custom_objects/{key}/fields/standard::name")
+    return seen, shown.json()["custom_object_field"]["properties"]["is_unique"]
+
+
+async def the_first_record_against_a_settings_change(api: Api) -> tuple[Seen, list[str]]:
+    key = await api.new_object()
+    await api.upsert(key, {"name": "to have it cached"}, external_id="v0", dry_run="true")
+    async with held(api) as (rival, transaction):
+        await rival.execute(
+            "select pg_advisory_xact_lock(account_id, object_id) from objects where key = $1", key
+        )
+        await rival.execute(
+            "update objects set autoincrement_enabled = true, version = version + 1 where key = $1", key
+        )
+        seen = await against(api, transaction, api.upsert(key, {}, external_id="v1"), "commit")
+    return seen, [record["name"] for record in await api.records(key)]
+
+
+async def a_field_removed_between_validation_and_write(
+    api: Api, end: str = "commit"
+) -> tuple[Seen, list[Any]]:
+    key = await api.new_object(*TEXTS)
+    await api.upsert(
+        key, {"name": "to have it cached", **_fields(ours="x")}, external_id="v0", dry_run="true"
+    )
+    async with held(api) as (rival, transaction):
+        await rival.execute(
+            "select pg_advisory_xact_lock(account_id, object_id) from objects where key = $1", key
+        )
+        await rival.execute(
+            "delete from fields f using objects o"
+            " where f.key = 'ours' and o.key = $1 and f.object_id = o.object_id",
+            key,
+        )
+        await rival.execute(
+            """update objects set version = version + 1, null_fields = null_fields - 'ours',
+                      removals = jsonb_build_array(jsonb_build_object('key', 'ours', 'version', version + 1))
+                where key = $1""",
+            key,
+        )
+        request = api.upsert(key, {"name": "Ford", **_fields(ours="x")}, external_id="v1")
+        seen = await against(api, transaction, request, end)
+    async with api.running.sql() as connection:
+        stored = await connection.fetch(
+            "select r.fields from records r join objects o using (account_id, object_id) where o.key = $1",
+            key,
+        )
+    return seen, [orjson.loads(row["fields"]) for row in stored]
+
+
+async def two_autonumbered_creations(api: Api, end: str = "commit") -> tuple[Seen, list[str]]:
+    key = await api.new_object(naming=NUMBERED)
+    async with held(api) as (rival, transaction):
+        assert await rival.upsert(key, "v1") == "created"
+        seen = await against(api, transaction, api.upsert(key, {}, external_id="v2"), end)
+    return seen, sorted(record["name"] for record in await api.records(key))
+
+
+async def two_autonumbered_creations_of_one_external_id(api: Api) -> tuple[Seen, str]:
+    key = await api.new_object(*TEXTS, naming=NUMBERED)
+    async with held(api) as (rival, transaction):
+        assert await rival.upsert(key, "v1", theirs="kept") == "created"
+        seen = await against(
+            api, transaction, api.upsert(key, _fields(ours="kept"), external_id="v1"), "commit"
+        )
+    following = record_of(await api.upsert(key, {}, external_id="v2"))
+    return seen, following["name"]

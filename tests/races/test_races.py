@@ -1,0 +1,97 @@
+"""Row 21 of the upsert table and its neighbours: who waits for whom, and what each of them is told."""
+
+import pytest
+from harness import Api, problems_of
+
+from races import scenarios
+
+KEPT = {"ours": "kept", "theirs": "kept"}
+NAME_TAKEN = {"base": ["Name already exists. Try another one."]}
+
+
+async def test_of_two_creations_of_one_external_id_the_second_waits_and_updates(api: Api) -> None:
+    seen, fields = await scenarios.two_creations_of_one_external_id(api)
+    assert (seen.has_waited, seen.status, seen.outcome) == (True, 200, "updated")
+    assert fields == [KEPT]
+
+
+async def test_when_the_first_creation_fails_the_second_creates(api: Api) -> None:
+    seen, fields = await scenarios.two_creations_of_one_external_id(api, "rollback")
+    assert (seen.has_waited, seen.outcome) == (True, "created")
+    assert fields == [{"ours": "kept", "theirs": None}]
+
+
+async def test_two_updates_of_one_record_lose_no_attribute(api: Api) -> None:
+    seen, fields = await scenarios.two_updates_of_one_record(api)
+    assert (seen.has_waited, seen.outcome) == (True, "updated")
+    assert fields == KEPT
+
+
+async def test_of_two_external_ids_with_one_unique_name_the_second_is_refused(api: Api) -> None:
+    seen, count = await scenarios.one_name_under_two_external_ids(api)
+    assert (seen.has_waited, count) == (True, 1)
+    assert problems_of(seen.response) == NAME_TAKEN
+
+
+async def test_a_unique_name_is_free_again_when_its_taker_fails(api: Api) -> None:
+    seen, count = await scenarios.one_name_under_two_external_ids(api, "rollback")
+    assert (seen.has_waited, seen.outcome, count) == (True, "created", 1)
+
+
+async def test_an_update_to_a_name_being_taken_waits_and_is_refused(api: Api) -> None:
+    seen, count = await scenarios.an_update_to_a_name_being_taken(api)
+    assert (seen.has_waited, count) == (True, 2)
+    assert problems_of(seen.response) == NAME_TAKEN
+
+
+async def test_an_upsert_waits_for_a_deletion_and_creates_anew(api: Api) -> None:
+    seen, is_same = await scenarios.an_upsert_against_a_deletion(api)
+    assert (seen.has_waited, seen.outcome, is_same) == (True, "created", [False])
+
+
+async def test_an_upsert_updates_the_record_that_was_not_deleted_after_all(api: Api) -> None:
+    seen, is_same = await scenarios.an_upsert_against_a_deletion(api, "rollback")
+    assert (seen.has_waited, seen.outcome, is_same) == (True, "updated", [True])
+
+
+async def test_a_deletion_waits_for_an_upsert_and_deletes_what_it_wrote(api: Api) -> None:
+    seen, count = await scenarios.a_deletion_against_an_upsert(api)
+    assert (seen.has_waited, seen.status, count) == (True, 204, 0)
+
+
+async def test_a_settings_change_waits_for_the_first_record_and_is_refused(api: Api) -> None:
+    seen, is_unique = await scenarios.a_settings_change_against_the_first_record(api)
+    assert (seen.has_waited, is_unique) == (True, False)
+    assert list(problems_of(seen.response)) == ["properties"]
+
+
+async def test_a_settings_change_goes_through_when_the_first_record_fails(api: Api) -> None:
+    seen, is_unique = await scenarios.a_settings_change_against_the_first_record(api, "rollback")
+    assert (seen.has_waited, seen.status, is_unique) == (True, 200, True)
+
+
+async def test_the_first_record_waits_for_a_settings_change_and_obeys_it(api: Api) -> None:
+    seen, names = await scenarios.the_first_record_against_a_settings_change(api)
+    assert (seen.has_waited, seen.outcome, names) == (True, "created", ["1"])
+
+
+async def test_a_write_validated_before_a_field_was_removed_is_judged_again(api: Api) -> None:
+    seen, stored = await scenarios.a_field_removed_between_validation_and_write(api)
+    assert (seen.has_waited, stored) == (True, [])
+    assert list(problems_of(seen.response)) == ["ours"]
+
+
+async def test_a_write_goes_through_when_the_removal_of_its_field_fails(api: Api) -> None:
+    seen, stored = await scenarios.a_field_removed_between_validation_and_write(api, "rollback")
+    assert (seen.has_waited, seen.outcome, stored) == (True, "created", [{"ours": "x"}])
+
+
+@pytest.mark.parametrize(("end", "names"), [("commit", ["1", "2"]), ("rollback", ["1"])])
+async def test_two_autonumbered_creations_take_one_number_each(api: Api, end: str, names: list[str]) -> None:
+    seen, found = await scenarios.two_autonumbered_creations(api, end)
+    assert (seen.has_waited, seen.outcome, found) == (True, "created", names)
+
+
+async def test_a_race_for_one_external_id_burns_no_number(api: Api) -> None:
+    seen, following = await scenarios.two_autonumbered_creations_of_one_external_id(api)
+    assert (seen.has_waited, seen.outcome, following) == (True, "updated", "2")

@@ -1,0 +1,239 @@
+"""What the database itself refuses, from whoever writes: the rules that no second writer can break."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from harness import Cluster
+
+from upsert_svc import errors, sql
+from upsert_svc.database import SERVICE_ROLE
+
+_CATALOG = """
+select 'column' as kind, c.relname || '.' || a.attname as name,
+       concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated, a.attidentity,
+                 pg_get_expr(d.adbin, d.adrelid)) as definition
+  from pg_attribute a join pg_class c on c.oid = a.attrelid
+  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+ where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'c')
+   and a.attnum > 0 and not a.attisdropped
+union all
+select 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid) from pg_constraint
+ where connamespace = 'public'::regnamespace
+union all
+select 'index', indexname, indexdef from pg_indexes where schemaname = 'public'
+union all
+select 'function', oid::regprocedure::text, pg_get_functiondef(oid) from pg_proc
+ where pronamespace = 'public'::regnamespace
+union all
+select 'table', relname, concat_ws(' ', reloptions, relacl) from pg_class
+ where relnamespace = 'public'::regnamespace and relkind = 'r'
+order by 1, 2"""
+
+_RECORD = """
+insert into records (account_id, object_id, record_id, naming, number, name, external_id, fields,
+                     definition_version, created_by_user_id, updated_by_user_id)
+select account_id, object_id, $2, coalesce($3, naming), $4, $5, $6, coalesce($7, '{}')::jsonb, version, 1, 1
+  from objects where key = $1"""
+
+
+@pytest.fixture
+async def database(cluster: Cluster) -> AsyncIterator[Any]:
+    """A connection to a fresh database with one account and three objects: manual, unique, autonumbered."""
+    connection = await asyncpg.connect(await cluster.new_database())
+    await connection.execute("insert into accounts (name) values ('a')")
+    for object_id, key in enumerate(("manual", "unique", "numbered"), start=1):
+        await connection.execute(
+            """insert into objects (account_id, object_id, key, title, title_pluralized, is_unique,
+                      autoincrement_enabled, autoincrement_prefix, created_by_user_id, updated_by_user_id)
+               values (1, $1, $2, 't', 't', $2 = 'unique', $2 = 'numbered', 'N-', 1, 1)""",
+            object_id,
+            key,
+        )
+    yield connection
+    await connection.close()
+
+
+async def _insert(
+    database: Any,
+    key: str,
+    record_id: int,
+    name: str,
+    *,
+    external_id: str | None = None,
+    naming: str | None = None,
+    number: int | None = None,
+    fields: str | None = None,
+) -> None:
+    arguments = (key, f"{record_id:026d}", naming, number, name, external_id, fields)
+    await database.execute(_RECORD, *arguments)
+
+
+async def test_the_schema_is_the_sum_of_the_migrations(cluster: Cluster) -> None:
+    migrated = await asyncpg.connect(await cluster.new_database())
+    await migrated.execute("drop table schema_migrations")
+    written = await asyncpg.connect(await cluster.new_database(empty=True))
+    await written.execute((sql.DIRECTORY / "schema.sql").read_text())
+    try:
+        assert await written.fetch(_CATALOG) == await migrated.fetch(_CATALOG)
+    finally:
+        await migrated.close()
+        await written.close()
+
+
+async def test_every_statement_is_valid_under_the_service_role_and_used(cluster: Cluster) -> None:
+    connection = await asyncpg.connect(await cluster.new_database())
+    sources = "".join(path.read_text() for path in sql.DIRECTORY.parent.glob("upsert_svc/**/*.py"))
+    try:
+        for path in sql.DIRECTORY.glob("*.sql"):
+            if path.stem == "schema":
+                continue
+            await connection.execute("reset role" if path.stem == "tokens" else f"set role {SERVICE_ROLE}")
+            for statement in sql.load(path.stem).by_name.values():
+                await connection.prepare(statement.text)
+                assert f"SQL.{statement.name}" in sources, f"{path.stem}.{statement.name} is not used"
+    finally:
+        await connection.close()
+
+
+async def test_two_records_cannot_have_one_external_id(database: Any) -> None:
+    await _insert(database, "manual", 1, "a", external_id="e")
+    await _insert(database, "unique", 2, "a", external_id="e")
+    with pytest.raises(asyncpg.UniqueViolationError, match="records_external_id_key"):
+        await _insert(database, "manual", 3, "b", external_id="e")
+
+
+async def test_two_records_cannot_have_one_unique_name_however_it_is_spelt(database: Any) -> None:
+    await _insert(database, "unique", 1, "Straße")
+    with pytest.raises(asyncpg.UniqueViolationError, match="records_name_key_key"):
+        await _insert(database, "unique", 2, "STRASSE")
+    for record_id in (3, 4):
+        await _insert(database, "manual", record_id, "Straße")
+
+
+async def test_nobody_can_forge_what_a_unique_name_is_compared_by(database: Any) -> None:
+    await _insert(database, "unique", 1, "Ford")
+    with pytest.raises(asyncpg.GeneratedAlwaysError):
+        await database.execute("update records set name_key = 'other'")
+
+
+async def test_a_record_cannot_claim_naming_settings_that_its_object_does_not_have(database: Any) -> None:
+    with pytest.raises(asyncpg.ForeignKeyViolationError, match="records_naming_fkey"):
+        await _insert(database, "unique", 1, "Ford", naming="manual:0:1:")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "is_unique = not is_unique",
+        "autoincrement_enabled = not autoincrement_enabled",
+        "autoincrement_prefix = 'x'",
+        "autoincrement_padding = 3",
+        "autoincrement_start = 5",
+    ],
+)
+async def test_naming_settings_are_frozen_while_there_is_a_record(database: Any, change: str) -> None:
+    statement = f"update objects set {change} where key = 'manual'"
+    await _insert(database, "manual", 1, "a")
+    await database.execute("update objects set title = 'still free' where key = 'manual'")
+    with pytest.raises(asyncpg.ForeignKeyViolationError, match="records_naming_fkey"):
+        await database.execute(statement)
+    await database.execute("delete from records")
+    await database.execute(statement)
+
+
+@pytest.mark.parametrize(("name", "number"), [("N-8", 7), ("anything", 7), ("N-7", None), ("n-7", 7)])
+async def test_an_autonumbered_name_is_made_of_its_number(
+    database: Any, name: str, number: int | None
+) -> None:
+    await _insert(database, "numbered", 1, "N-1", number=1)
+    with pytest.raises(asyncpg.CheckViolationError, match="records_number_check"):
+        await _insert(database, "numbered", 2, name, number=number)
+
+
+async def test_a_number_cannot_be_taken_twice_nor_where_names_are_typed(database: Any) -> None:
+    await _insert(database, "numbered", 1, "N-1", number=1)
+    with pytest.raises(asyncpg.UniqueViolationError, match="records_number_key"):
+        await _insert(database, "numbered", 2, "N-1", number=1)
+    with pytest.raises(asyncpg.CheckViolationError, match="records_number_check"):
+        await _insert(database, "manual", 3, "N-1", number=1)
+
+
+async def test_uniqueness_and_autonumbering_exclude_each_other(database: Any) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="objects_naming_check"):
+        await database.execute("update objects set is_unique = true, autoincrement_enabled = true")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "drop table records",
+        "alter table records drop constraint records_naming_fkey",
+        "drop index records_name_key_key",
+        "truncate records",
+        "insert into tokens (account_id, token_id, user_id, token_hash, last_four) values (1, 1, 1, '', '')",
+        "update users set role = 'admin'",
+        "update accounts set name = 'x'",
+        "create table mine (id integer)",
+        "create or replace function name_key(text) returns text language sql return 'same'",
+    ],
+)
+async def test_the_service_role_owns_nothing(database: Any, statement: str) -> None:
+    await database.execute(f"set role {SERVICE_ROLE}")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await database.execute(statement)
+
+
+async def test_every_constraint_is_answered_or_known_to_be_out_of_a_callers_reach(database: Any) -> None:
+    rows = await database.fetch(
+        """select conname as name from pg_constraint
+            where connamespace = 'public'::regnamespace and contype in ('u', 'c', 'f')
+            union select indexname from pg_indexes i
+            where schemaname = 'public' and indexdef like 'CREATE UNIQUE%' and indexname not like '%_pkey'"""
+    )
+    guards = {
+        "accounts_name_key", "users_account_id_email_key", "users_account_id_fkey", "users_email_check",
+        "users_role_check", "tokens_token_hash_key", "tokens_token_hash_check", "tokens_user_id_fkey",
+        "objects_account_id_fkey", "objects_naming_key", "objects_key_check", "objects_naming_check",
+        "objects_autoincrement_prefix_check", "objects_autoincrement_padding_check",
+        "objects_autoincrement_start_check", "fields_object_id_fkey", "fields_type_check",
+        "counters_object_id_fkey", "records_name_check", "records_external_id_check", "records_number_check",
+        "records_number_key",
+    }  # fmt: skip
+    assert {row["name"] for row in rows} == guards | set(errors.CONSTRAINTS)
+
+
+@pytest.mark.parametrize(
+    ("by", "index"),
+    [
+        ("external_id", "records_external_id_key"),
+        ("name", "records_name_key_key"),
+        ("record_id", "records_pkey"),
+    ],
+)
+async def test_an_upsert_finds_its_record_by_an_index(database: Any, by: str, index: str) -> None:
+    for record_id in range(1, 200):
+        await _insert(database, "unique", record_id, f"name {record_id}", external_id=f"e{record_id}")
+    plans: list[str] = []
+    database.add_log_listener(lambda _, message: plans.append(message.message))
+    for setting in (
+        "plan_cache_mode = force_generic_plan",
+        "enable_seqscan = off",
+        "client_min_messages = log",
+        "auto_explain.log_min_duration = 0",
+        "auto_explain.log_nested_statements = on",
+    ):
+        await database.execute("load 'auto_explain'")
+        await database.execute(f"set {setting}")
+    identifier = {"external_id": "e7", "name": "NAME 7", "record_id": f"{7:026d}"}[by]
+    row = await database.fetchrow(
+        """select * from write_records(1, $1, '{2}', '{1}', array[$2], '{x}', '{null}', '{null}',
+                                       array['{}']::jsonb[], '{1}')""",
+        by,
+        identifier,
+    )
+    assert row["outcome"] == "unchanged"
+    plan = "\n".join(plans)
+    assert f"using {index}" in plan
+    assert "Seq Scan on records" not in plan
