@@ -96,4 +96,8 @@ update objects set deleted_at = now(), version = version + 1, updated_by_user_id
  where account_id = :account_id and object_id = :object_id;
 
 -- name: count_records_of_account
-select count(*) from records where account_id = :account_id;
+-- Records of a deleted object count no more, though the purge has yet to come by.
+select count(*)
+  from objects o
+  join records r using (account_id, object_id)
+ where o.account_id = :account_id and o.deleted_at is null;

@@ -238,6 +238,9 @@ begin
             p_fields := p_fields - v_key;
         elsif jsonb_typeof(p_fields -> v_key) = 'array' then
             p_fields := jsonb_set(p_fields, array[v_key], (p_fields -> v_key) - (v_removal ->> 'option'));
+            if p_fields -> v_key = '[]' then
+                p_fields := p_fields - v_key;
+            end if;
         end if;
     end loop;
     return p_fields;

@@ -90,7 +90,10 @@ async def running(database_url: str, **settings: Any) -> AsyncIterator[Running]:
     """A real server on a port of its own, in this process."""
     chosen = Settings(database_url=SecretStr(database_url), **settings)
     await migrations.bootstrap(database_url, chosen)
-    listening = socket.create_server(("127.0.0.1", 0))
+    # the protocol is named so that asyncio turns Nagle's algorithm off, as it does for sockets of its own
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
     asgi = app.create(chosen)
     options = serving.options(shutdown_timeout_seconds=chosen.shutdown_timeout_seconds) | {"loop": "none"}
     server = _QuietServer(uvicorn.Config(asgi, lifespan="on", **options))

@@ -14,7 +14,7 @@ from upsert_svc.api import answers
 from upsert_svc.api.envelope import Envelope
 from upsert_svc.api.routes import routes
 from upsert_svc.database import Database
-from upsert_svc.errors import InvalidEndpoint, ServiceError
+from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
 from upsert_svc.migrations import CURSOR_KEY
 from upsert_svc.service import composed
 from upsert_svc.settings import Settings
@@ -46,7 +46,7 @@ def create(settings: Settings | None = None) -> Envelope:
     app = Starlette(
         routes=routes(),
         lifespan=lifespan,
-        exception_handlers={ServiceError: _service_error, HTTPException: _http_exception},
+        exception_handlers={ServiceError: _service_error, HTTPException: _http_exception, Exception: _bug},
     )
     app.router.redirect_slashes = False
     return Envelope(app, log_requests=settings.log_requests)
@@ -62,6 +62,10 @@ async def _cursor_key(settings: Settings, database: Database) -> bytes:
 async def _service_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)  # noqa: S101
     return answers.error_response(error)
+
+
+async def _bug(_request: Request, _error: Exception) -> Response:
+    return answers.error_response(InternalServerError())  # and the envelope logs it
 
 
 async def _http_exception(_request: Request, _error: Exception) -> Response:

@@ -7,9 +7,18 @@ or read-only are collected, to be named in a warning.
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from upsert_svc.errors import BadRequest, Problem, RecordInvalid
 
@@ -75,6 +84,17 @@ class NamingBody(BaseModel):
     autoincrement_next_sequence: Annotated[StrictInt, Field(ge=0, lt=10**15)] | None = None
 
 
+# One condition of a lookup's filter: field, operator, value. Kept and answered, for clients to act on.
+Condition = dict[
+    str,
+    StrictStr | StrictBool | Annotated[StrictInt, Field(gt=-(10**15), lt=10**15)] | list[StrictStr] | None,
+]
+Filter = Annotated[
+    dict[Literal["all", "any"], list[Condition]],
+    AfterValidator(lambda conditions: {"all": [], "any": []} | conditions),
+]
+
+
 class FieldBody(BaseModel):
     """The writable attributes of a field; None where not sent."""
 
@@ -92,7 +112,7 @@ class FieldBody(BaseModel):
     tag: ShortText | None = None
     custom_field_options: Annotated[list[OptionBody], Field(max_length=2000)] | None = None
     relationship_target_type: ShortText | None = None
-    relationship_filter: dict[str, Any] | None = None
+    relationship_filter: Filter | None = None
     properties: NamingBody | None = None
 
 

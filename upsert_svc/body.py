@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -106,7 +106,10 @@ def _integer(digits: str) -> int:
 def _decimal(digits: str) -> Decimal:
     if len(digits) > _NUMBER_LIMIT:
         raise ValueError(f"a number has {len(digits)} digits")
-    return Decimal(digits)
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        raise ValueError("the exponent of a number is out of range") from None
 
 
 def _no_constant(name: str) -> None:

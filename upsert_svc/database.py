@@ -22,6 +22,10 @@ SERVICE_ROLE = "upsert_svc"
 _ATTEMPTS = 4
 
 
+class UnreachableDatabase(Exception):
+    """No connection could be made; the message says why, for the operator."""
+
+
 class Connection(Protocol):
     """What the core does with a connection: a statement and its arguments at a time (see `sql.Statement`)."""
 
@@ -87,6 +91,8 @@ class Pool:
                 await holder.__aenter__()
         except TimeoutError:
             raise errors.ServiceUnavailable("The database had no connection free in time") from None
+        except asyncpg.PostgresError as error:  # whatever keeps a new connection from being made
+            raise errors.ServiceUnavailable from error
         finally:
             self._waiters_left += 1
         try:
@@ -156,8 +162,19 @@ class Database:
 
 @asynccontextmanager
 async def owner_transaction(url: str) -> AsyncIterator[Connection]:
-    """One connection under the URL's own role, in one transaction: for the operator, not for requests."""
-    async with databases.Database(url, min_size=1, max_size=1) as database, database.connection() as holder:
-        connection: Connection = holder.raw_connection
-        async with connection.transaction():
-            yield connection
+    """One connection under the URL's own role, in one transaction: for the operator, not for requests.
+
+    Raises UnreachableDatabase.
+    """
+    database = databases.Database(url, min_size=1, max_size=1)
+    try:
+        await database.connect()
+    except (OSError, asyncpg.PostgresError) as error:
+        raise UnreachableDatabase(f"Cannot connect to the database: {error}") from error
+    try:
+        async with database.connection() as holder:
+            connection: Connection = holder.raw_connection
+            async with connection.transaction():
+                yield connection
+    finally:
+        await database.disconnect()

@@ -92,7 +92,8 @@ def compile_pattern(pattern: str) -> Any:
     try:
         return re2.compile(pattern, options=options)
     except re2.error as error:
-        raise ValueError(str(error)) from None
+        reason = error.args[0]
+        raise ValueError(reason.decode("utf-8", "replace") if isinstance(reason, bytes) else reason) from None
 
 
 def _date(value: str) -> str:
@@ -110,7 +111,10 @@ def _decimal(value: object) -> int | Decimal:
         raise ValueError
     number = Decimal(value)
     exponent = number.as_tuple().exponent
-    if not isinstance(exponent, int) or exponent < -_DECIMAL_PLACES or abs(number) >= _DECIMAL_LIMIT:
+    # compared without abs(), which rounds to 28 digits and overflows
+    if not -_DECIMAL_LIMIT < number < _DECIMAL_LIMIT:
+        raise ValueError
+    if not isinstance(exponent, int) or exponent < -_DECIMAL_PLACES:
         raise ValueError
     return value
 

@@ -53,7 +53,8 @@ class Cursors:
     def position(self, scope: str, cursor: str) -> tuple[Any, ...]:
         """The position of a cursor. Raises BadRequest unless it was signed for this scope."""
         try:
-            signed = base64.urlsafe_b64decode(cursor[:_CURSOR_LIMIT].encode("ascii") + b"==")
+            padded = cursor[:_CURSOR_LIMIT].encode("ascii") + b"=" * (-len(cursor) % 4)
+            signed = base64.b64decode(padded, altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise _bad_cursor() from None
         signature, payload = signed[:_SIGNATURE_BYTES], signed[_SIGNATURE_BYTES:]

@@ -310,8 +310,6 @@ async def _change_naming(connection: Connection, stored: Mapping[str, Any], body
         raise RecordInvalid(
             {"properties": [Problem("is_unique and autoincrement_enabled exclude each other", "Exclusive")]}
         )
-    if all(stored[name] == value for name, value in naming.items()):
-        return
     is_untouched = next_number == 1 and stored["autoincrement_start"] == 1
     if new_next < next_number and not is_untouched:
         raise RecordInvalid(
@@ -321,6 +319,8 @@ async def _change_naming(connection: Connection, stored: Mapping[str, Any], body
                 ]
             }
         )
+    if all(stored[name] == value for name, value in naming.items()):
+        return
     await connection.execute(*_OBJECTS_SQL.update_naming(**ids, **naming))
     await connection.execute(*_OBJECTS_SQL.update_counter(**ids, next_number=new_next))
 

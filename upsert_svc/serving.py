@@ -1,33 +1,64 @@
-"""Runs the application under uvicorn: the loop, the workers, a deadline on slow headers."""
+"""Runs the application under uvicorn: the loop, the workers, bounds for the headers."""
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
+import orjson
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from upsert_svc.errors import BadRequest
 
-class PunctualHttp(HttpToolsProtocol):
-    """Closes a connection whose request line and headers do not arrive in time.
 
-    uvicorn itself would hold it for ever, and its `limit_concurrency` counts such silent connections too.
+class BoundedHttp(HttpToolsProtocol):
+    """Bounds the time and the size of a request's line and headers; uvicorn bounds neither.
+
+    Its `limit_concurrency` is no help against slow headers: it counts silent connections too.
     """
 
     header_timeout_seconds = 10.0
+    header_limit_bytes = 64 * 1024
     _deadline: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+    _is_reading_headers = True
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._set_deadline()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_reading_headers and not self.transport.is_closing():
+            self._header_bytes += len(data)
+            if self._header_bytes > self.header_limit_bytes:
+                self._refuse(431, "The headers are too large")
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._is_reading_headers = True
+        self._header_bytes = 0
         if self._deadline is None:
             self._set_deadline()
 
     def on_headers_complete(self) -> None:
+        self._is_reading_headers = False
         self._clear_deadline()
-        super().on_headers_complete()
+        if sum(len(name) + len(value) for name, value in self.headers) > self.header_limit_bytes:
+            self._refuse(431, "The headers are too large")
+        else:
+            super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, description: str) -> None:
+        """Answers what never became a request, in the shape of every other error, and hangs up."""
+        body = orjson.dumps(BadRequest(description).body())
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        length = f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        self.transport.write((head + length).encode("ascii") + body)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
@@ -46,7 +77,7 @@ def options(*, shutdown_timeout_seconds: int) -> dict[str, Any]:
     """What the service asks of uvicorn, beside an application and an address."""
     return {
         "loop": "uvloop",
-        "http": PunctualHttp,
+        "http": BoundedHttp,
         "ws": "none",
         "access_log": False,
         "server_header": False,

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from upsert_svc import auth, body
-from upsert_svc.errors import BadRequest, RecordInvalid
+from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound
 from upsert_svc.service import Service
 from upsert_svc.settings import Network
 from upsert_svc.tokens import Principal
@@ -33,17 +33,26 @@ class Call:
     query: "Query"
 
     def path(self, name: str) -> str:
-        """A parameter of the path."""
+        """A parameter of the path. Raises RecordNotFound for one that nothing can be called by."""
         value: str = self.request.path_params[name]
+        if body.unstorable(value) is not None:
+            raise RecordNotFound
         return value
 
     async def json(self) -> Any:
         """The body as JSON; see `body`."""
+        return body.parse(await self._body())
+
+    async def json_or(self, default: Any) -> Any:
+        """The body as JSON, or the default where it is empty: some clients send none."""
+        raw = await self._body()
+        return body.parse(raw) if raw else default
+
+    async def _body(self) -> bytes:
         settings = self.service.settings
-        raw = await body.read(
+        return await body.read(
             self.request, limit_bytes=settings.body_limit_bytes, timeout_seconds=settings.body_timeout_seconds
         )
-        return body.parse(raw)
 
     def url(self, *parts: str) -> str:
         """An absolute address under /api/v2, as this caller reaches the service."""
@@ -114,7 +123,8 @@ def api_url(request: Request, trusted_proxies: tuple[Network, ...]) -> str:
     if _is_trusted(request, trusted_proxies):
         forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
         scheme = forwarded if forwarded in ("http", "https") else scheme
-        host = request.headers.get("x-forwarded-host", "").split(",")[0].strip() or host
+        forwarded = request.headers.get("x-forwarded-host", "").split(",")[0].strip()
+        host = forwarded if _HOST.fullmatch(forwarded) else host
     if not _HOST.fullmatch(host):
         server = request.scope.get("server") or ("localhost", None)
         host = f"{server[0]}:{server[1]}" if server[1] else str(server[0])
@@ -126,6 +136,8 @@ def _is_trusted(request: Request, trusted_proxies: tuple[Network, ...]) -> bool:
         address = ip_address(request.client.host if request.client else "")
     except ValueError:
         return False
+    # a socket that listens on IPv6 and IPv4 alike sees an IPv4 caller as ::ffff:a.b.c.d
+    address = getattr(address, "ipv4_mapped", None) or address
     return any(address in network for network in trusted_proxies)
 
 

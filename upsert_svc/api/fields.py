@@ -6,12 +6,14 @@ from starlette.responses import Response
 
 from upsert_svc.api import answers
 from upsert_svc.api.calls import Call
-from upsert_svc.bodies import FieldBody, read, unwrapped
+from upsert_svc.bodies import FieldBody, NamingBody, read, unwrapped
 from upsert_svc.errors import BadRequest
-from upsert_svc.object_fields import FieldRow
+from upsert_svc.object_fields import NAME_FIELD, FieldRow
 
 WRAPPER = "custom_object_field"
+_NO_IDS: dict[str, list[int]] = {"custom_object_field_ids": []}
 _CREATE_ONLY = ("key", "type", "relationship_target_type")
+_FIXED_OF_STANDARD_FIELDS = ("active", "required")
 
 
 async def listing(call: Call) -> Response:
@@ -24,7 +26,7 @@ async def listing(call: Call) -> Response:
 async def create(call: Call) -> Response:
     body, ignored = await _body(call)
     row = await call.service.object_fields.create(call.principal, call.path("key"), body)
-    return _answer(call, row, ignored, 201)
+    return _answer(call, row, [*ignored, *_unchanged(row, body)], 201)
 
 
 async def show(call: Call) -> Response:
@@ -35,8 +37,7 @@ async def show(call: Call) -> Response:
 async def update(call: Call) -> Response:
     body, ignored = await _body(call)
     row = await call.service.object_fields.update(call.principal, call.path("key"), call.path("field"), body)
-    changed = [name for name in _CREATE_ONLY if getattr(body, name) not in (None, row[name])]
-    return _answer(call, row, [*ignored, *changed])
+    return _answer(call, row, [*ignored, *_unchanged(row, body)])
 
 
 async def delete(call: Call) -> Response:
@@ -45,7 +46,7 @@ async def delete(call: Call) -> Response:
 
 
 async def reorder(call: Call) -> Response:
-    field_ids = _field_ids(await call.json())
+    field_ids = _field_ids(await call.json_or(_NO_IDS))
     await call.service.object_fields.reorder(call.principal, call.path("key"), field_ids)
     return answers.json_response("")
 
@@ -72,7 +73,16 @@ def _field_ids(body: Any) -> list[int]:
 async def _body(call: Call) -> tuple[FieldBody, list[str]]:
     attributes, beside = unwrapped(await call.json(), WRAPPER)
     body, unknown = read(FieldBody, attributes)
+    properties = attributes.get("properties") or {}
+    unknown += [f"properties.{name}" for name in properties if name not in NamingBody.model_fields]
     return body, [*beside, *unknown]
+
+
+def _unchanged(row: FieldRow, body: FieldBody) -> list[str]:
+    """The attributes that the body would set and the field does not let be set."""
+    fixed = (*_CREATE_ONLY, *(_FIXED_OF_STANDARD_FIELDS if row["system"] else ()))
+    names = [name for name in fixed if getattr(body, name) not in (None, row[name])]
+    return [*names, "properties"] if body.properties and row["key"] != NAME_FIELD else names
 
 
 def _answer(call: Call, row: FieldRow, ignored: list[str], status: int = 200) -> Response:

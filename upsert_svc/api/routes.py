@@ -10,6 +10,8 @@ from upsert_svc.api import fields, health, objects, records
 from upsert_svc.api.calls import Endpoint, called
 from upsert_svc.errors import MethodNotAllowed
 
+Handler = Callable[[Request], Awaitable[Response]]
+
 ROOT = "/api/v2/custom_objects"
 OBJECT = f"{ROOT}/{{key}}"
 
@@ -50,18 +52,21 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
 def routes() -> list[Route]:
     """All routes of the service."""
     return [
-        Route("/healthz", health.alive),
-        Route("/readyz", health.ready),
-        *(_route(path, methods) for path, methods in TABLE.items()),
+        _route("/healthz", {"GET": health.alive}),
+        _route("/readyz", {"GET": health.ready}),
+        *(_route(path, _authenticated(methods)) for path, methods in TABLE.items()),
     ]
 
 
-def _route(path: str, methods: dict[str, tuple[Endpoint, bool]]) -> Route:
-    handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
+def _authenticated(methods: dict[str, tuple[Endpoint, bool]]) -> dict[str, Handler]:
+    return {
         method: called(endpoint, admin_only=admin_only) for method, (endpoint, admin_only) in methods.items()
     }
+
+
+def _route(path: str, handlers: dict[str, Handler]) -> Route:
     if "GET" in handlers:
-        handlers["HEAD"] = handlers["GET"]
+        handlers = handlers | {"HEAD": handlers["GET"]}
 
     async def dispatch(request: Request) -> Response:
         handler = handlers.get(request.method)

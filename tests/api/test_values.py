@@ -1,0 +1,177 @@
+"""Field values through the upsert: what each type takes, how it is stored and read, what is refused."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from harness import Api, problems_of, record_of
+
+ULID = "01HZXW3V5K8Y7QF2N4R6T8B0CD"
+OPTIONS = [{"name": "Red", "value": "red"}, {"name": "One", "value": "1"}]
+
+
+@pytest.fixture(scope="module")
+async def typed(api: Api) -> str:
+    """An object with a field of each type, called by it, and one record, v1."""
+    key = await api.new_object(
+        {"key": "text", "type": "text"},
+        {"key": "textarea", "type": "textarea"},
+        {"key": "regexp", "type": "regexp", "regexp_for_validation": "^(a+)+$"},
+        {"key": "checkbox", "type": "checkbox"},
+        {"key": "date", "type": "date"},
+        {"key": "integer", "type": "integer"},
+        {"key": "decimal", "type": "decimal"},
+        {"key": "dropdown", "type": "dropdown", "custom_field_options": OPTIONS},
+        {"key": "multiselect", "type": "multiselect", "custom_field_options": OPTIONS},
+        {"key": "elsewhere", "type": "lookup", "relationship_target_type": "zen:user"},
+        {"key": "nowhere", "type": "lookup", "relationship_target_type": "zen:custom_object:not_made"},
+    )
+    await api.new_field(key, key="lookup", type="lookup", relationship_target_type=f"zen:custom_object:{key}")
+    record_of(await api.create(key, name="Ford", external_id="v1"))
+    return key
+
+
+async def write(api: Api, typed: str, field: str, value_text: str) -> Any:
+    """The upsert of one value, given as JSON text so that its digits arrive as they are."""
+    return await api.client.patch(
+        f"/custom_objects/{typed}/records",
+        params={"external_id": "v1"},
+        content=f'{{"custom_object_record": {{"custom_object_fields": {{"{field}": {value_text}}}}}}}',
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "read"),
+    [
+        ("text", '""', '""'),
+        ("text", r'"<b>\"é😀\" \\ '"\u200f"r'"', json.dumps('<b>"é😀" \\ \u200f')),
+        ("textarea", r'"a\n\tb"', r'"a\n\tb"'),
+        ("regexp", '"aaa"', '"aaa"'),
+        ("checkbox", "true", "true"),
+        ("checkbox", "false", "false"),
+        ("date", '"2024-02-29"', '"2024-02-29"'),
+        ("date", '"2024-02-29T23:59:59+05:00"', '"2024-02-29"'),
+        ("date", '"9999-12-31"', '"9999-12-31"'),
+        ("integer", "999999999999", "999999999999"),
+        ("integer", "-999999999999", "-999999999999"),
+        ("integer", "-0", "0"),
+        ("decimal", "0.1", "0.1"),
+        ("decimal", "1.50", "1.50"),
+        ("decimal", "12345678901234.123456789012345", "12345678901234.123456789012345"),
+        ("decimal", "-999999999999999.999999999999999", "-999999999999999.999999999999999"),
+        ("decimal", "1e-15", "0.000000000000001"),
+        ("decimal", "1e14", "100000000000000"),
+        ("decimal", "7", "7"),
+        ("dropdown", '"1"', '"1"'),
+        ("multiselect", '["1", "red", "1"]', '["1","red"]'),
+        ("multiselect", "[]", "[]"),
+        ("elsewhere", '"35436"', '"35436"'),
+        *((field, "null", "null") for field in ("text", "date", "decimal", "multiselect", "lookup")),
+    ],
+)  # fmt: skip
+async def test_a_value_is_read_as_it_was_written(
+    api: Api, typed: str, field: str, sent: str, read: str
+) -> None:
+    response = await write(api, typed, field, sent)
+    assert response.status_code == 200, response.text
+    shown = await api.client.get(f"/custom_objects/{typed}/records/{record_of(response)['id']}")
+    for text in (response.text, shown.text):
+        fields = json.loads(text, parse_float=str, parse_int=str)["custom_object_record"][
+            "custom_object_fields"
+        ]
+        assert fields[field] == json.loads(read, parse_float=str, parse_int=str)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("text", ["1", "true", '["a"]', '{"a": 1}', "1.0"]),
+        ("textarea", ["0", "[]"]),
+        ("regexp", ['"b"', '""', "1"]),
+        ("checkbox", ['"true"', "0", "1", '""']),
+        ("date", ['"2024-02-30"', '"0000-00-00"', '"2024-1-1"', "20240101", '""', '"2024-01-01T24:61"']),
+        ("integer", ["1000000000000", "9223372036854775808", "1.0", "1e3", '"5"', "true", "1e400", "[1]"]),
+        ("decimal", ["1e15", "1e400", "-1e400", "1e-16", "1e9999999", '"0.1"', "0.1234567890123456", "true"]),
+        ("dropdown", ['"blue"', '"Red"', '""', "1", '["red"]']),
+        ("multiselect", ['"red"', '["blue"]', "[null]", "[1]", '[["red"]]', "{}"]),
+        ("lookup", [f'"{ULID}"', '"x"', '""', "5", f'["{ULID}"]']),
+        ("nowhere", [f'"{ULID}"']),
+        ("elsewhere", ["5"]),
+        ("unknown", ['"x"', "null"]),
+        ("__proto__", ["1"]),
+        ("", ["1"]),
+    ],
+)  # fmt: skip
+async def test_a_value_of_another_form_is_refused_by_name_and_not_written(
+    api: Api, typed: str, field: str, values: list[str]
+) -> None:
+    before = await api.records(typed)
+    for value in values:
+        problems = problems_of(await write(api, typed, field, value))
+        assert list(problems) == [field], value
+        assert len(problems[field]) == 1
+        assert problems[field][0].startswith(f"{field} ")
+    assert await api.records(typed) == before
+
+
+async def test_every_wrong_value_of_a_request_is_named(api: Api, typed: str) -> None:
+    fields = {"integer": "x", "checkbox": "x", "wheels": 4, "text": "fine"}
+    problems = problems_of(await api.upsert(typed, {"custom_object_fields": fields}, external_id="v1"))
+    assert sorted(problems) == ["checkbox", "integer", "wheels"]
+
+
+async def test_a_lookup_takes_the_id_of_a_standing_record_of_its_target(api: Api, typed: str) -> None:
+    target = record_of(await api.create(typed, name="Target"))
+    other = record_of(await api.create(await api.new_object(), name="Of another object"))
+    record = record_of(await write(api, typed, "lookup", f'"{target["id"]}"'))
+    assert record["custom_object_fields"]["lookup"] == target["id"]
+    refused = problems_of(await write(api, typed, "lookup", f'"{other["id"]}"'))
+    assert refused == {"lookup": ["lookup names a record that does not exist"]}
+    await api.client.delete(f"/custom_objects/{typed}/records/{target['id']}")
+    problems_of(await write(api, typed, "lookup", f'"{target["id"]}"'))
+
+
+async def test_a_lookup_never_reaches_another_account(api: Api, stranger: Api) -> None:
+    theirs = await stranger.new_object()
+    record = record_of(await stranger.create(theirs, name="Theirs"))
+    key = await api.new_object(
+        {"key": "f", "type": "lookup", "relationship_target_type": f"zen:custom_object:{theirs}"}
+    )
+    await api.new_object(key=theirs)
+    assert list(problems_of(await api.create(key, name="r", custom_object_fields={"f": record["id"]}))) == [
+        "f"
+    ]
+
+
+async def test_a_catastrophic_pattern_is_matched_at_once(api: Api, typed: str) -> None:
+    started = time.monotonic()
+    assert list(problems_of(await write(api, typed, "regexp", f'"{"a" * 30_000}!"'))) == ["regexp"]
+    assert time.monotonic() - started < 1
+
+
+async def test_standard_attributes_among_the_fields_are_ignored_and_named(api: Api, typed: str) -> None:
+    before = record_of(await api.upsert(typed, external_id="v1"))
+    response = await api.upsert(
+        typed, {"custom_object_fields": {"name": "x", "external_id": "y", "id": 5}}, external_id="v1"
+    )
+    assert record_of(response) == before
+    assert response.headers["Upsert-Result"] == "unchanged"
+    for name in ("name", "external_id", "id"):
+        assert name in response.headers["X-Zendesk-API-Warn"]
+
+
+async def test_a_field_may_be_called_as_a_standard_attribute(api: Api) -> None:
+    key = await api.new_object({"key": "name", "type": "integer"})
+    record = record_of(await api.create(key, name="Ford", custom_object_fields={"name": 5}))
+    assert (record["name"], record["custom_object_fields"]) == ("Ford", {"name": 5})
+    assert list(problems_of(await api.create(key, name="x", custom_object_fields={"name": "x"}))) == ["name"]
+
+
+async def test_a_record_of_32_kilobytes_is_taken_and_a_larger_one_refused(api: Api, typed: str) -> None:
+    key = await api.new_object({"key": "f", "type": "textarea"})
+    room = 32 * 1024 - len("r") - len('{"f": ""}')
+    record_of(await api.create(key, name="r", custom_object_fields={"f": "x" * room}))
+    refused = problems_of(await api.create(key, name="r", custom_object_fields={"f": "x" * (room + 1)}))
+    assert list(refused) == ["base"]
+    problems_of(await api.create(key, name="r", custom_object_fields={"f": "é" * (room // 2 + 1)}))

@@ -1,0 +1,38 @@
+"""What hostile requests are aimed at."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness import Api, record_of
+
+
+@dataclass(frozen=True)
+class Target:
+    """An object with fields and one record, v1, that hostile requests are aimed at."""
+
+    api: Api
+    key: str
+    record_id: str
+
+    @property
+    def records(self) -> str:
+        return f"/custom_objects/{self.key}/records"
+
+    async def state(self) -> list[dict[str, Any]]:
+        """All records as they are: what no refused request may change."""
+        return await self.api.records(self.key)
+
+
+async def aimed(api: Api) -> Target:
+    options = [{"name": "Red", "value": "red"}]
+    key = await api.new_object(
+        {"key": "text", "type": "text"},
+        {"key": "integer", "type": "integer"},
+        {"key": "decimal", "type": "decimal"},
+        {"key": "date", "type": "date"},
+        {"key": "dropdown", "type": "dropdown", "custom_field_options": options},
+        {"key": "regexp", "type": "regexp", "regexp_for_validation": "^(a+)+$"},
+        naming={"is_unique": True},
+    )
+    record = record_of(await api.create(key, name="Ford", external_id="v1"))
+    return Target(api, key, record["id"])

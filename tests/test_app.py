@@ -1,0 +1,103 @@
+"""The process around the service: health, shutdown, the last word on errors."""
+
+import asyncio
+import json
+import logging
+import re
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from harness import Api, Cluster, running
+
+from upsert_svc.records import Records
+
+
+async def test_health_needs_no_credential(api: Api) -> None:
+    async with httpx.AsyncClient(base_url=api.running.address, trust_env=False) as client:
+        for path in ("/healthz", "/readyz"):
+            assert (await client.get(path)).json() == {"status": "ok"}
+
+
+async def test_without_a_database_the_service_lives_answers_503_and_recovers(cluster: Cluster) -> None:
+    url = await cluster.new_database()
+    name = re.findall(r"/(\w+)\?", url)[0]
+    async with running(url, acquire_timeout_seconds=0.5) as service:
+        api = Api(service, await service.token())
+        key = await api.new_object()
+        administrator = await asyncpg.connect(cluster.url)
+        try:
+            await administrator.execute(f'alter database "{name}" with allow_connections false')
+            await administrator.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", name
+            )
+            async with httpx.AsyncClient(base_url=service.address, trust_env=False) as client:
+                assert (await client.get("/healthz")).status_code == 200
+                unready = await client.get("/readyz")
+            refused = await api.upsert(key, {"name": "x"}, external_id="v1")
+            for response in (unready, refused):
+                assert response.status_code == 503
+                assert response.json()["error"] == "ServiceUnavailable"
+                assert int(response.headers["Retry-After"]) > 0
+        finally:
+            await administrator.execute(f'alter database "{name}" with allow_connections true')
+            await administrator.close()
+        assert (await api.upsert(key, {"name": "x"}, external_id="v1")).status_code == 200
+        await api.client.aclose()
+
+
+async def test_a_bug_is_a_500_that_tells_nothing_and_a_log_that_tells_all(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a secret of the inside")
+
+    key = await api.new_object()
+    monkeypatch.setattr(Records, "count", broken)
+    response = await api.client.get(f"/custom_objects/{key}/records/count")
+    assert response.status_code == 500
+    assert response.json()["error"] == "InternalServerError"
+    assert "secret" not in response.text
+    assert response.headers["X-Request-Id"] in caplog.text
+    assert "a secret of the inside" in caplog.text
+
+
+async def test_a_log_line_has_the_route_and_none_of_the_callers_data(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "upsert_svc.requests")
+    async with running(await cluster.new_database(), log_requests=True) as service:
+        api = Api(service, await service.token())
+        async with api.client:
+            key = await api.new_object()
+            await api.upsert(key, {"name": "canary-name"}, external_id="canary-id")
+    line = json.loads(caplog.records[-1].message)
+    assert line["route"] == "/api/v2/custom_objects/{key}/records"
+    assert (line["method"], line["status"]) == ("PATCH", 200)
+    for canary in ("canary", api.token):
+        assert canary not in caplog.text
+
+
+async def test_requests_under_way_are_answered_before_the_service_stops(cluster: Cluster) -> None:
+    url = await cluster.new_database()
+    rival = await asyncpg.connect(url)
+    async with running(url) as service:
+        api = Api(service, await service.token())
+        key = await api.new_object()
+        await api.upsert(key, {"name": "x"}, external_id="v1")
+        transaction = rival.transaction()
+        await transaction.start()
+        await rival.execute("select from records for update")
+        waiting = asyncio.create_task(api.upsert(key, {"name": "y"}, external_id="v1"))
+        await asyncio.sleep(0.3)
+        ending = asyncio.create_task(_end_later(transaction))
+    assert ending.done()
+    assert (await waiting).status_code == 200
+    await api.client.aclose()
+    await rival.close()
+
+
+async def _end_later(transaction: Any) -> None:
+    await asyncio.sleep(0.5)
+    await transaction.rollback()
