@@ -142,13 +142,19 @@ create table counters (
 
 -- One rule for comparing unique names: NFC of the casefold of the NFC, so that
 -- Straße = STRASSE and é is é however it was composed. The name is kept as typed.
-create function name_key(p_name text) returns text language sql immutable strict parallel safe
-return normalize(casefold(normalize(p_name, nfc) collate pg_unicode_fast), nfc);
+-- (In PL/pgSQL, like the next: an SQL function in a generated column or a check is inlined anew at every statement.)
+create function name_key(p_name text) returns text language plpgsql immutable strict parallel safe as $$
+begin
+    return normalize(casefold(normalize(p_name, nfc) collate pg_unicode_fast), nfc);
+end $$;
 
 -- The name that a number has under an autonumbering object's naming.
-create function autonumber_name(p_naming text, p_number bigint) returns text language sql immutable strict parallel safe
-return substring(p_naming from '^autonumber:[0-9]+:[0-9]+:(.*)$')
-    || lpad(p_number::text, greatest(split_part(p_naming, ':', 2)::integer, length(p_number::text)), '0');
+create function autonumber_name(p_naming text, p_number bigint) returns text
+language plpgsql immutable strict parallel safe as $$
+begin
+    return substring(p_naming from '^autonumber:[0-9]+:[0-9]+:(.*)$')
+        || lpad(p_number::text, greatest(split_part(p_naming, ':', 2)::integer, length(p_number::text)), '0');
+end $$;
 
 -- Narrow columns first. fillfactor 70 keeps updates of fields in the page (HOT): no index
 -- holds a column that an ordinary update changes.
@@ -276,19 +282,21 @@ returns setof written_record language plpgsql as $$
 begin
     return query
     with found as materialized (
-        select w.*, find_record(p_account_id, w.object_id, p_by, w.identifier) as found_id
+        -- The definition is looked up by key, never joined: a plan made while the account had few objects
+        -- would go on to read all of them.
+        select w.*, find_record(p_account_id, w.object_id, p_by, w.identifier) as found_id,
+               (select o from objects o where o.account_id = p_account_id and o.object_id = w.object_id) as object
           from unnest(p_writes) as w),
     standing as materialized (
         select w.position, w.user_id, w.definition_version, r.record_id, r.version, r.created_at, r.updated_at,
                r.created_by_user_id, r.updated_by_user_id, r.name as old_name, r.external_id as old_external_id,
-               r.fields as old_fields, o as object, o.object_id, o.naming,
+               r.fields as old_fields, w.object, w.object_id, r.naming,
                coalesce(w.name, r.name) as name, coalesce(w.external_id, r.external_id) as external_id,
                p_by <> 'name' or name_key(w.name) = r.name_key as respelt,
-               jsonb_strip_nulls(case when o.removals is null then r.fields
-                                      else live_fields(r.fields, r.definition_version, o.removals) end
+               jsonb_strip_nulls(case when (w.object).removals is null then r.fields
+                                      else live_fields(r.fields, r.definition_version, (w.object).removals) end
                                  || w.patch) as fields
           from found w
-          join objects o on o.account_id = p_account_id and o.object_id = w.object_id
           join records r on r.account_id = p_account_id and r.object_id = w.object_id and r.record_id = w.found_id
            -- looked at again once the lock is held: the record may have been re-keyed meanwhile
            and case p_by when 'external_id' then r.external_id = w.identifier
@@ -343,27 +351,26 @@ begin
         for update;
     return query
     with missing as materialized (
-        select w.position, w.object_id, w.definition_version, w.identifier, w.record_id, w.user_id, o as object,
-               o.naming, case when not o.autoincrement_enabled
-                    then coalesce(w.name, case when p_by = 'name' then w.identifier end) end as name,
+        select w.position, w.object_id, w.definition_version, w.identifier, w.record_id, w.user_id,
+               coalesce(w.name, case when p_by = 'name' then w.identifier end) as name,
                coalesce(w.external_id, case when p_by = 'external_id' then w.identifier end) as external_id,
-               jsonb_strip_nulls(w.patch) as fields
+               jsonb_strip_nulls(w.patch) as fields,
+               (select o from objects o where o.account_id = p_account_id and o.object_id = w.object_id) as object
           from unnest(p_writes) as w
-          join objects o on o.account_id = p_account_id and o.object_id = w.object_id
          where p_by in ('none', 'record_id')
             or find_record(p_account_id, w.object_id, p_by, w.identifier) is null),
     judged as materialized (
-        select m.*,
+        select m.*, (m.object).naming,
                case when p_by = 'record_id' then 'missing'
                     when p_by = 'name' and name_key(m.name) <> name_key(m.identifier) then 'name_differs'
-                    when m.name is null and m.naming not like 'autonumber:%' then 'name_required'
+                    when m.name is null and not (m.object).autoincrement_enabled then 'name_required'
                     when not m.fields ?& (m.object).required_fields then 'field_required'
                     when octet_length(m.fields::text) + coalesce(octet_length(m.name), 39)
                          + coalesce(octet_length(m.external_id), 0) > 32768 then 'too_large'
                     when m.external_id is not null
                          and find_record(p_account_id, m.object_id, 'external_id', m.external_id) is not null
                          then 'external_id_taken'
-                    when m.naming like 'unique:%'
+                    when (m.object).is_unique
                          and find_record(p_account_id, m.object_id, 'name', m.name) is not null then 'name_taken'
                     else 'created' end as outcome
           from missing m),
@@ -430,38 +437,42 @@ create function write_records(
     p_user_ids integer[])
 returns setof written_record language plpgsql as $$
 declare
-    v_object_id integer;
     v_waiting   record_write[];
     v_turn      record_write[];
     v_settled   integer[];
-    v_write     record_write;
     v_result    written_record;
+    v_rounds    integer := 0;
 begin
-    for v_object_id in select distinct unnest(p_object_ids) order by 1 loop
-        perform pg_advisory_xact_lock_shared(p_account_id, v_object_id);
-    end loop;
+    perform pg_advisory_xact_lock_shared(p_account_id, t.object_id)
+       from (select distinct unnest(p_object_ids) as object_id order by 1) as t;
     v_waiting := array(
         select row(t.position, t.object_id, t.definition_version, t.identifier, t.record_id, t.name,
                    t.external_id, t.patch, t.user_id)::record_write
           from unnest(p_object_ids, p_definition_versions, p_identifiers, p_record_ids, p_names, p_external_ids,
                       p_patches, p_user_ids) with ordinality as t(object_id, definition_version, identifier,
                       record_id, name, external_id, patch, user_id, position)
-          join objects o on o.account_id = p_account_id and o.object_id = t.object_id
-           and o.version = t.definition_version and o.deleted_at is null);
-    v_settled := array(select position from unnest(v_waiting));
-    for v_position in 1 .. cardinality(p_object_ids) loop
-        if v_position <> all (v_settled) then
-            v_result := null;
-            v_result.position := v_position;
-            v_result.outcome := 'stale';
-            return next v_result;
-        end if;
-    end loop;
+         where t.definition_version = (select o.version from objects o
+                                        where o.account_id = p_account_id and o.object_id = t.object_id
+                                          and o.deleted_at is null));
+    if cardinality(v_waiting) < cardinality(p_object_ids) then
+        v_settled := array(select position from unnest(v_waiting));
+        for v_position in 1 .. cardinality(p_object_ids) loop
+            if v_position <> all (v_settled) then
+                v_result := null;
+                v_result.position := v_position;
+                v_result.outcome := 'stale';
+                return next v_result;
+            end if;
+        end loop;
+    end if;
 
     -- Each round settles the writes whose record stands or could be created. What is left met a
     -- rival in between, or waits for an earlier write of its own identifier.
-    for v_round in 1 .. 10 + cardinality(v_waiting) loop
-        exit when cardinality(v_waiting) = 0;
+    while cardinality(v_waiting) > 0 loop
+        v_rounds := v_rounds + 1;
+        if v_rounds > 10 + cardinality(p_object_ids) then
+            raise exception 'rivals kept writing the same records' using errcode = 'serialization_failure';
+        end if;
         v_turn := first_of_each(p_by, v_waiting);
         v_settled := '{}';
         if p_by <> 'none' then
@@ -477,12 +488,8 @@ begin
                 v_settled := v_settled || v_result.position;
             end loop;
         end if;
-        v_waiting := array(select w from unnest(v_waiting) as w where w.position <> all (v_settled)
-                            order by w.position);
+        v_waiting := array(select w from unnest(v_waiting) as w where w.position <> all (v_settled));
     end loop;
-    if cardinality(v_waiting) > 0 then
-        raise exception 'rivals kept writing the same records' using errcode = 'serialization_failure';
-    end if;
 end $$;
 
 -- Deletes the record that an identifier names and leaves a tombstone; answers its id, or null.

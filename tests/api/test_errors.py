@@ -207,6 +207,8 @@ async def test_a_body_of_another_shape_is_a_bad_request_that_says_what_is_missin
     by_shape = [b"", b"  ", b"{", b"null", b"[]", b'"x"', b"5", b'{"title": "x"}']
     by_wrapper = [json.dumps({wrapper: value}).encode() for value in (5, None)]
     for content in by_shape + by_wrapper:
+        if path.endswith("/reorder") and not content:
+            continue  # some clients send no body there
         response = await api.client.request(
             method, place.url(path), params=query_of(method, path), content=content
         )
