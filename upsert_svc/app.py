@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from upsert_svc import purge, tokens
 from upsert_svc.api import answers
-from upsert_svc.api.envelope import Envelope
-from upsert_svc.api.routes import routes
+from upsert_svc.api.envelope import Envelope, ShortWay
+from upsert_svc.api.routes import UPSERTS, routes
 from upsert_svc.database import Database
 from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
 from upsert_svc.migrations import CURSOR_KEY
@@ -33,7 +33,9 @@ def create(settings: Settings | None = None) -> Envelope:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         database = Database(settings, url)
         await database.connect()
-        app.state.service = composed(settings, database, await _cursor_key(settings, database))
+        service = composed(settings, database, await _cursor_key(settings, database))
+        service.gatherer.start()
+        app.state.service = service
         purging = asyncio.create_task(purge.run(database.lookups))
         try:
             yield
@@ -41,15 +43,18 @@ def create(settings: Settings | None = None) -> Envelope:
             purging.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await purging
+            await service.gatherer.stop()
             await database.disconnect()
 
+    table = routes()
     app = Starlette(
-        routes=routes(),
+        routes=table,
         lifespan=lifespan,
         exception_handlers={ServiceError: _service_error, HTTPException: _http_exception, Exception: _bug},
     )
     app.router.redirect_slashes = False
-    return Envelope(app, log_requests=settings.log_requests)
+    upserts = next(route for route in table if route.path == UPSERTS)
+    return Envelope(app, ShortWay(upserts, "PATCH"), log_requests=settings.log_requests)
 
 
 async def _cursor_key(settings: Settings, database: Database) -> bytes:

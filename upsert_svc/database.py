@@ -34,6 +34,7 @@ class Connection(Protocol):
     async def fetchval(self, *statement: object) -> Any: ...
     async def execute(self, *statement: object) -> str: ...
     def transaction(self) -> Any: ...
+    def is_closed(self) -> bool: ...
     def get_server_version(self) -> Any: ...
 
 
@@ -50,9 +51,13 @@ class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]
 class Pool:
     """Connections of one kind. Whoever finds none free in time is told to come back: 503."""
 
-    def __init__(self, url: str, settings: Settings, *, size: int, role: str | None) -> None:
+    def __init__(
+        self, url: str, settings: Settings, *, size: int, lock_timeout_seconds: float | None = None
+    ) -> None:
+        lock_timeout_seconds = lock_timeout_seconds or settings.lock_timeout_seconds
         session = {
             "application_name": "upsert-svc",
+            "role": SERVICE_ROLE,
             "timezone": "UTC",
             "jit": "off",
             # Array parameters would have every call planned anew, at more than the cost of running it.
@@ -60,15 +65,15 @@ class Pool:
             # A generic plan outlives the empty table that it was made for.
             "enable_seqscan": "off",
             "statement_timeout": f"{settings.statement_timeout_seconds * 1000:.0f}",
-            "lock_timeout": f"{settings.lock_timeout_seconds * 1000:.0f}",
+            "lock_timeout": f"{lock_timeout_seconds * 1000:.0f}",
             "idle_in_transaction_session_timeout": f"{settings.statement_timeout_seconds * 2000:.0f}",
         }
         self._database = databases.Database(
             url,
-            min_size=min(2, size),
+            min_size=1,
             max_size=size,
             connection_class=_UnresetConnection,
-            server_settings=session | ({"role": role} if role else {}),
+            server_settings=session,
             command_timeout=settings.statement_timeout_seconds + 5,
         )
         self._acquire_seconds = settings.acquire_timeout_seconds
@@ -81,7 +86,8 @@ class Pool:
         await self._database.disconnect()
 
     @asynccontextmanager
-    async def _acquired(self) -> AsyncIterator[Connection]:
+    async def acquired(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit, for those who handle PostgreSQL's errors. Raises ServiceUnavailable."""
         if self._waiters_left <= 0:
             raise errors.ServiceUnavailable("Too many requests are waiting for the database")
         holder = self._database.connection()
@@ -91,7 +97,7 @@ class Pool:
                 await holder.__aenter__()
         except TimeoutError:
             raise errors.ServiceUnavailable("The database had no connection free in time") from None
-        except asyncpg.PostgresError as error:  # whatever keeps a new connection from being made
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # none could be made
             raise errors.ServiceUnavailable from error
         finally:
             self._waiters_left += 1
@@ -104,7 +110,7 @@ class Pool:
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection in autocommit. PostgreSQL's errors leave as the service's own."""
         try:
-            async with self._acquired() as connection:
+            async with self.acquired() as connection:
                 yield connection
         except Exception as error:
             _raise_translated(error)
@@ -123,7 +129,7 @@ class Pool:
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                async with self._acquired() as connection:
+                async with self.acquired() as connection:
                     return await operation(connection)
             except asyncpg.PostgresError as error:
                 if attempt == _ATTEMPTS or error.sqlstate not in errors.RETRYABLE_SQLSTATES:
@@ -132,6 +138,14 @@ class Pool:
                 _raise_translated(error)
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
         raise AssertionError("the last attempt returns or raises")
+
+
+def is_open(connection: Connection) -> bool:
+    """Whether a connection is still good for a statement."""
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # lost, and the pool has taken it back already
+        return False
 
 
 def _raise_translated(error: Exception) -> Any:
@@ -144,20 +158,24 @@ class Database:
     """The pools of one process.
 
     Lookups (tokens, definitions, readiness) have connections of their own: a flood of requests that will
-    be refused cannot take those that write, and writers cannot keep a refusal waiting.
+    be refused cannot take those that write, and writers cannot keep a refusal waiting. Gathered writes have
+    theirs, the lanes, where a lock is waited for only briefly (see `coalesce`).
     """
 
     def __init__(self, settings: Settings, url: str) -> None:
-        self.records = Pool(url, settings, size=settings.pool_size, role=SERVICE_ROLE)
-        self.lookups = Pool(url, settings, size=2, role=SERVICE_ROLE)
+        self.records = Pool(url, settings, size=settings.pool_size)
+        self.lookups = Pool(url, settings, size=2)
+        self.lanes = Pool(
+            url, settings, size=settings.lanes, lock_timeout_seconds=settings.lane_lock_timeout_seconds
+        )
 
     async def connect(self) -> None:
-        await self.records.connect()
-        await self.lookups.connect()
+        for pool in (self.records, self.lookups, self.lanes):
+            await pool.connect()
 
     async def disconnect(self) -> None:
-        await self.records.disconnect()
-        await self.lookups.disconnect()
+        for pool in (self.records, self.lookups, self.lanes):
+            await pool.disconnect()
 
 
 @asynccontextmanager

@@ -166,8 +166,16 @@ CONSTRAINTS: Mapping[str, Details] = {
 RETRYABLE_SQLSTATES = frozenset({"23505", "40001", "40P01", "0A000"})
 
 _BUSY = "The database is too busy just now"
+_LOST_CLASSES = ("08", "57P")
 _UNAVAILABLE_CLASSES = ("08", "53", "57")
 _BUSY_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})
+
+
+def is_definite(error: Exception) -> bool:
+    """Whether a failed statement certainly wrote nothing; after a lost connection nobody knows."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return False
+    return not (error.sqlstate or "").startswith(_LOST_CLASSES)
 
 
 def translated(error: Exception) -> ServiceError | None:

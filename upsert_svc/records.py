@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from ulid import ULID
 
-from upsert_svc import listing, sql
+from upsert_svc import coalesce, listing, sql
 from upsert_svc.bodies import RecordPatch
+from upsert_svc.coalesce import By, Gatherer, Row, Write
 from upsert_svc.database import Connection, Database
 from upsert_svc.errors import (
     EXTERNAL_ID_TAKEN,
@@ -27,7 +28,6 @@ from upsert_svc.fields import dumped, is_record_id
 from upsert_svc.object_types import ObjectType, ObjectTypes
 from upsert_svc.tokens import Principal
 
-By = Literal["external_id", "name", "record_id", "none"]
 Outcome = Literal["created", "updated", "unchanged"]
 
 _SQL = sql.load("records")
@@ -67,26 +67,13 @@ class Written:
     ignored: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Write:
-    """One write, judged by one version of its object's definition, as write_records takes it."""
-
-    object_id: int
-    definition_version: int
-    identifier: str
-    record_id: str
-    name: str | None
-    external_id: str | None
-    patch: str
-    user_id: int
-
-
 class Records:
     """The records of all accounts; each call speaks for one Principal and stays in its account."""
 
-    def __init__(self, database: Database, object_types: ObjectTypes) -> None:
+    def __init__(self, database: Database, object_types: ObjectTypes, gatherer: Gatherer) -> None:
         self._database = database
         self._object_types = object_types
+        self._gatherer = gatherer
 
     async def upsert(
         self,
@@ -226,25 +213,14 @@ class Records:
             object_type = await self._object_types.reloaded(principal.account_id, object_key)
         raise ServiceUnavailable("The object's definition keeps changing")
 
-    async def _written(self, account_id: int, by: By, write: _Write, *, dry_run: bool) -> Mapping[str, Any]:
-        """The row that the writing statement answers for one write: the place where many can be gathered."""
-        statement = _statement(account_id, by, [write])
+    async def _written(self, account_id: int, by: By, write: Write, *, dry_run: bool) -> Row:
+        if dry_run:
+            return await self._database.records.retrying(
+                lambda connection: _tried(connection, account_id, by, write)
+            )
+        return await self._gatherer.write(account_id, by, write)
 
-        async def operation(connection: Connection) -> Mapping[str, Any]:
-            if not dry_run:
-                row: Mapping[str, Any] = await connection.fetchrow(*statement)
-                return row
-            transaction = connection.transaction()
-            await transaction.start()
-            try:
-                row = await connection.fetchrow(*statement)
-            finally:
-                await transaction.rollback()
-            return row
-
-        return await self._database.records.retrying(operation)
-
-    async def _require_targets(self, object_type: ObjectType, write: _Write, patch: RecordPatch) -> None:
+    async def _require_targets(self, object_type: ObjectType, write: Write, patch: RecordPatch) -> None:
         """Raises RecordInvalid for a lookup whose target record does not exist."""
         lookups = {
             key: target
@@ -273,9 +249,20 @@ class Records:
             )
 
 
+async def _tried(connection: Connection, account_id: int, by: By, write: Write) -> Row:
+    """What the write would answer; rolled back."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        row: Row = await connection.fetchrow(*coalesce.statement(account_id, by, [write]))
+    finally:
+        await transaction.rollback()
+    return row
+
+
 def _judged(
     object_type: ObjectType, principal: Principal, identifier: Identifier, patch: RecordPatch
-) -> tuple[_Write, tuple[str, ...]]:
+) -> tuple[Write, tuple[str, ...]]:
     """The write, and the attributes ignored. Raises RecordInvalid for what the definition refuses."""
     if identifier.by == "name" and not object_type.is_unique:
         raise _name_not_unique()
@@ -293,7 +280,7 @@ def _judged(
     if problems:
         raise RecordInvalid(problems)
     record_id = str(ULID())
-    write = _Write(
+    write = Write(
         object_id=object_type.object_id,
         definition_version=object_type.version,
         identifier=record_id if identifier.by == "none" else identifier.value,
@@ -304,21 +291,6 @@ def _judged(
         user_id=principal.user_id,
     )
     return write, (*patch.ignored, *ignorable)
-
-
-def _statement(account_id: int, by: By, writes: Sequence[_Write]) -> tuple[object, ...]:
-    return _SQL.write(
-        account_id=account_id,
-        by=by,
-        object_ids=[write.object_id for write in writes],
-        definition_versions=[write.definition_version for write in writes],
-        identifiers=[write.identifier for write in writes],
-        record_ids=[write.record_id for write in writes],
-        names=[write.name for write in writes],
-        external_ids=[write.external_id for write in writes],
-        patches=[write.patch for write in writes],
-        user_ids=[write.user_id for write in writes],
-    )
 
 
 _REFUSALS: Mapping[str, Details] = {

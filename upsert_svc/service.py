@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from upsert_svc.auth import Authenticator
+from upsert_svc.coalesce import Gatherer
 from upsert_svc.database import Database
 from upsert_svc.listing import Cursors
 from upsert_svc.object_fields import ObjectFields
@@ -23,11 +24,15 @@ class Service:
     objects: Objects
     object_fields: ObjectFields
     records: Records
+    gatherer: Gatherer
 
 
 def composed(settings: Settings, database: Database, cursor_key: bytes) -> Service:
-    """The service on a connected database."""
+    """The service on a connected database; its gatherer is still to be started."""
     object_types = ObjectTypes(database.lookups)
+    gatherer = Gatherer(
+        database.lanes, database.records, lane_count=settings.lanes, queue_limit=settings.write_queue
+    )
     return Service(
         settings=settings,
         database=database,
@@ -37,5 +42,6 @@ def composed(settings: Settings, database: Database, cursor_key: bytes) -> Servi
             database, object_types, object_limit=settings.object_limit, record_limit=settings.record_limit
         ),
         object_fields=ObjectFields(database, object_types, field_limit=settings.field_limit),
-        records=Records(database, object_types),
+        records=Records(database, object_types, gatherer),
+        gatherer=gatherer,
     )

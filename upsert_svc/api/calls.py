@@ -6,6 +6,7 @@ Refuses an unknown caller and a query that cannot be read, before anything else 
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -56,7 +57,11 @@ class Call:
 
     def url(self, *parts: str) -> str:
         """An absolute address under /api/v2, as this caller reaches the service."""
-        return "/".join((api_url(self.request, self.service.settings.trusted_proxies), *map(_quoted, parts)))
+        return "/".join((self._root, *map(_quoted, parts)))
+
+    @cached_property
+    def _root(self) -> str:
+        return api_url(self.request, self.service.settings.trusted_proxies)
 
 
 Endpoint = Callable[[Call], Awaitable[Response]]
@@ -119,8 +124,8 @@ def called(endpoint: Endpoint, *, admin_only: bool) -> Callable[[Request], Await
 
 def api_url(request: Request, trusted_proxies: tuple[Network, ...]) -> str:
     """The address of /api/v2 as the caller sees it; a trusted proxy may name its own scheme and host."""
-    scheme, host = request.url.scheme, request.headers.get("host", "")
-    if _is_trusted(request, trusted_proxies):
+    scheme, host = request.scope["scheme"], request.headers.get("host", "")
+    if _is_trusted(request.client.host if request.client else "", trusted_proxies):
         forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
         scheme = forwarded if forwarded in ("http", "https") else scheme
         forwarded = request.headers.get("x-forwarded-host", "").split(",")[0].strip()
@@ -131,9 +136,10 @@ def api_url(request: Request, trusted_proxies: tuple[Network, ...]) -> str:
     return f"{scheme}://{host}/api/v2"
 
 
-def _is_trusted(request: Request, trusted_proxies: tuple[Network, ...]) -> bool:
+@lru_cache(maxsize=1024)
+def _is_trusted(caller: str, trusted_proxies: tuple[Network, ...]) -> bool:
     try:
-        address = ip_address(request.client.host if request.client else "")
+        address = ip_address(caller)
     except ValueError:
         return False
     # a socket that listens on IPv6 and IPv4 alike sees an IPv4 caller as ::ffff:a.b.c.d

@@ -14,6 +14,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 ROOT = "/api/v2/custom_objects"
 OBJECT = f"{ROOT}/{{key}}"
+UPSERTS = f"{OBJECT}/records"
 
 # path → method → (endpoint, admins only)
 TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
@@ -34,7 +35,7 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
         "PUT": (fields.update, True),
         "DELETE": (fields.delete, True),
     },
-    f"{OBJECT}/records": {
+    UPSERTS: {
         "GET": (records.listing, False),
         "POST": (records.create, False),
         "PATCH": (records.upsert, False),

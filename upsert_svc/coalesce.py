@@ -1,0 +1,254 @@
+"""Concurrent writes gathered into few statements: what arrives while one is under way goes in the next.
+
+There is no timer: a lone write goes at once. Every caller has its own answer, after the commit. Refuses with
+503 when too many wait, when the connection is lost while a write is under way (which may then have happened:
+an upsert is safe to send again), and while the service stops.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from upsert_svc import sql
+from upsert_svc.database import Connection, Pool, is_open
+from upsert_svc.errors import ServiceError, ServiceUnavailable, is_definite, translated
+
+By = Literal["external_id", "name", "record_id", "none"]
+Row = Mapping[str, Any]
+
+BATCH_LIMIT = 64
+_SQL = sql.load("records")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write, judged by one version of its object's definition, as write_records takes it."""
+
+    object_id: int
+    definition_version: int
+    identifier: str
+    record_id: str
+    name: str | None
+    external_id: str | None
+    patch: str
+    user_id: int
+
+
+def statement(account_id: int, by: By, writes: Sequence[Write]) -> tuple[object, ...]:
+    """The call of write_records for writes of one account that are found by one kind of identifier."""
+    return _SQL.write(
+        account_id=account_id,
+        by=by,
+        object_ids=[write.object_id for write in writes],
+        definition_versions=[write.definition_version for write in writes],
+        identifiers=[write.identifier for write in writes],
+        record_ids=[write.record_id for write in writes],
+        names=[write.name for write in writes],
+        external_ids=[write.external_id for write in writes],
+        patches=[write.patch for write in writes],
+        user_ids=[write.user_id for write in writes],
+    )
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A caller's write and the future of its row."""
+
+    write: Write
+    row: asyncio.Future[Row]
+
+    def fail(self, error: Exception) -> None:
+        if not self.row.done():
+            self.row.set_exception(error)
+
+    def settle(self, row: Row) -> None:
+        if not self.row.done():
+            self.row.set_result(row)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Writes of one account, found by one kind of identifier, that go in one statement."""
+
+    account_id: int
+    by: By
+    items: Sequence[_Waiting]
+
+    def statement(self) -> tuple[object, ...]:
+        return statement(self.account_id, self.by, [item.write for item in self.items])
+
+    def by_identifier(self) -> Iterable[Sequence[_Waiting]]:
+        """The writes of each identifier, in their order of arrival."""
+        groups: dict[tuple[int, str], list[_Waiting]] = defaultdict(list)
+        for item in self.items:
+            groups[item.write.object_id, item.write.identifier].append(item)
+        return groups.values()
+
+    def fail(self, error: Exception) -> None:
+        for item in self.items:
+            item.fail(error)
+
+
+class _Queue:
+    """What waits, by account and kind of identifier, and within these by object: each takes its turn.
+
+    An account may fill half of the queue, so that there is always room for others.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._turns: OrderedDict[tuple[int, By], OrderedDict[int, deque[_Waiting]]] = OrderedDict()
+        self._counts: defaultdict[int, int] = defaultdict(int)
+        self._arrival = asyncio.Event()
+
+    def put(self, account_id: int, by: By, item: _Waiting) -> None:
+        """Raises ServiceUnavailable when there is no room."""
+        if self._counts[account_id] >= self._limit // 2 or sum(self._counts.values()) >= self._limit:
+            raise ServiceUnavailable("Too many writes are waiting")
+        self._counts[account_id] += 1
+        objects = self._turns.setdefault((account_id, by), OrderedDict())
+        objects.setdefault(item.write.object_id, deque()).append(item)
+        self._arrival.set()
+
+    async def next(self) -> _Batch:
+        """The next batch, as soon as there is one; without the writes whose callers have gone."""
+        while True:
+            while not self._turns:
+                self._arrival.clear()
+                await self._arrival.wait()
+            batch = self._take()
+            if batch.items:
+                return batch
+
+    def _take(self) -> _Batch:
+        (account_id, by), objects = self._turns.popitem(last=False)
+        taken = list(_in_turn(objects))
+        if objects:
+            self._turns[account_id, by] = objects
+        self._counts[account_id] -= len(taken)
+        if not self._counts[account_id]:
+            del self._counts[account_id]
+        return _Batch(account_id, by, [item for item in taken if not item.row.done()])
+
+    def drain(self) -> Iterator[_Batch]:
+        """Everything that waits, batch by batch."""
+        while self._turns:
+            yield self._take()
+
+
+def _in_turn(objects: OrderedDict[int, deque[_Waiting]]) -> Iterator[_Waiting]:
+    """At most a batch of writes, one of each object in turn; takes them out."""
+    for _ in range(BATCH_LIMIT):
+        if not objects:
+            return
+        object_id, queue = objects.popitem(last=False)
+        yield queue.popleft()
+        if queue:
+            objects[object_id] = queue
+
+
+class Gatherer:
+    """Sends what waits over a few connections of its own, its lanes, a statement at a time on each.
+
+    A statement that fails as a whole, or that waits for a lock longer than a lane may, wrote nothing; its
+    writes then go one by one over the ordinary pool: only the culprit fails, and nothing waits behind it.
+    """
+
+    def __init__(self, lanes: Pool, pool: Pool, *, lane_count: int, queue_limit: int) -> None:
+        self._lanes = lanes
+        self._pool = pool
+        self._lane_count = lane_count
+        self._queue = _Queue(queue_limit)
+        self._running: list[asyncio.Task[None]] = []
+        self._strays: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    def start(self) -> None:
+        """Opens the lanes."""
+        self._running = [asyncio.create_task(self._run()) for _ in range(self._lane_count)]
+
+    async def stop(self) -> None:
+        """Closes the lanes; who still waits is told to come back."""
+        self._is_stopping = True
+        for task in (*self._running, *self._strays):
+            task.cancel()
+        await asyncio.gather(*self._running, *self._strays, return_exceptions=True)
+        for batch in self._queue.drain():
+            batch.fail(_stopping())
+
+    async def write(self, account_id: int, by: By, write: Write) -> Row:
+        """The row that write_records answers for the write, after its commit.
+
+        Raises ServiceUnavailable when the queue is full, the connection was lost, or the service stops.
+        """
+        if self._is_stopping:
+            raise _stopping()
+        item = _Waiting(write, asyncio.get_running_loop().create_future())
+        self._queue.put(account_id, by, item)
+        return await item.row
+
+    async def _run(self) -> None:
+        """One lane: holds a connection for as long as that lives, then takes another."""
+        while True:
+            try:
+                async with self._lanes.acquired() as connection:
+                    while is_open(connection):
+                        batch = await self._queue.next()
+                        if is_open(connection):
+                            await self._send(connection, batch)
+                        else:
+                            self._put_aside(batch)
+            except ServiceError:  # there is no connection; the ordinary pool will say so, or have one again
+                self._put_aside(await self._queue.next())
+            except Exception:
+                _log.exception("a lane was lost and is opened again")
+
+    async def _send(self, connection: Connection, batch: _Batch) -> None:
+        """Settles every write of the batch, whatever happens; raises nothing but a cancellation."""
+        try:
+            rows = await connection.fetch(*batch.statement())
+            for item, row in zip(batch.items, rows, strict=True):
+                item.settle(row)
+        except asyncio.CancelledError:
+            batch.fail(_stopping())
+            raise
+        except Exception as error:
+            if is_definite(error):
+                self._put_aside(batch)
+            else:
+                batch.fail(translated(error) or error)
+
+    def _put_aside(self, batch: _Batch) -> None:
+        """Has the writes of a batch go one by one, beside the lane."""
+        for items in batch.by_identifier():
+            task = asyncio.create_task(self._send_singly(batch.account_id, batch.by, items))
+            self._strays.add(task)
+            task.add_done_callback(self._strays.discard)
+
+    async def _send_singly(self, account_id: int, by: By, items: Sequence[_Waiting]) -> None:
+        for item in items:
+            try:
+                item.settle(await self._pool.retrying(_operation(account_id, by, item.write)))
+            except asyncio.CancelledError:
+                item.fail(_stopping())
+                raise
+            except Exception as error:
+                item.fail(error)
+
+
+def _operation(account_id: int, by: By, write: Write) -> Callable[[Connection], Awaitable[Row]]:
+    call = statement(account_id, by, [write])
+
+    async def operation(connection: Connection) -> Row:
+        row: Row = await connection.fetchrow(*call)
+        return row
+
+    return operation
+
+
+def _stopping() -> ServiceUnavailable:
+    return ServiceUnavailable("The service is stopping")
