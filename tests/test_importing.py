@@ -16,9 +16,10 @@ import pytest
 from harness import Api
 from typer.testing import CliRunner
 
+from upsert_svc import importing
 from upsert_svc.__main__ import app
 from upsert_svc.import_ledger import Files, State, kept_state
-from upsert_svc.import_rows import Definition, RowRefused, converted, of_cells, of_line
+from upsert_svc.import_rows import Definition, ImportFailed, RowRefused, converted, of_cells, of_line
 
 FIELDS = (
     {"key": "color", "type": "text"},
@@ -48,7 +49,7 @@ class Ran:
 
 
 async def started(file: Path, object_key: str, key: str, url: str, token: str) -> asyncio.subprocess.Process:
-    environment = os.environ | {"UPSERT_SVC_URL": url, "UPSERT_SVC_TOKEN": token, "NO_PROXY": "127.0.0.1"}
+    environment = os.environ | {"UPSERT_SVC_URL": url, "UPSERT_SVC_TOKEN": token}
     command = [sys.executable, "-m", "upsert_svc", "import", object_key, str(file), "--key", key]
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(*command, env=environment, stdout=pipe, stderr=pipe)
@@ -71,8 +72,13 @@ def names(folder: Path) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def delayed(address: str, delay: Callable[[], float]) -> AsyncIterator[str]:
-    """Another address of a service, which every request reaches only after a delay (seconds)."""
+async def delayed(
+    address: str, delay: Callable[[], float], opened: list[str] | None = None
+) -> AsyncIterator[str]:
+    """Another address of a service, which every request reaches only after a delay (seconds).
+
+    Notes in `opened` who connects.
+    """
     host, port = address.removeprefix("http://").split(":")
 
     async def pipe(
@@ -85,6 +91,8 @@ async def delayed(address: str, delay: Callable[[], float]) -> AsyncIterator[str
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if opened is not None:
+            opened.append(str(writer.get_extra_info("peername")))
         service_reader, service_writer = await asyncio.open_connection(host, int(port))
         await asyncio.gather(pipe(reader, service_writer, delay), pipe(service_reader, writer, lambda: 0))
 
@@ -525,6 +533,81 @@ async def test_an_import_gives_up_on_an_answer_that_would_come_to_every_row(api:
 
     assert (ran.code, len(times)) == (1, 1), ran
     assert "line 2 but did not say Upsert-Result" in ran.err
+
+
+async def test_an_answer_without_end_is_not_kept(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\nA,Ada\n")
+    monkeypatch.setattr(importing, "_ANSWER_LIMIT_BYTES", 1000)
+    server, times = await scripted(
+        [CREATED.replace(b"Length: 2\r\n\r\n", b"Length: 2002\r\n\r\n" + b"x" * 2000)]
+    )
+
+    async with server:
+        ran = await imported(api, file, "car", url=address(server))
+
+    assert (ran.code, len(times)) == (1, 1), ran
+    assert "its answer has no end" in ran.err
+
+
+async def test_no_redirect_is_followed_and_no_proxy_of_the_environment_used(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\nA,Ada\n")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    location = b"Found\r\nLocation: http://127.0.0.1:9/\r\n"
+    server, times = await scripted([CREATED.replace(b"200 OK\r\n", b"307 " + location)])
+
+    async with server:
+        ran = await imported(api, file, "car", url=address(server))
+
+    assert (ran.code, ran.err) == (1, "The service refused line 2: 307 Found\n"), ran
+    assert len(times) == 1
+
+
+async def test_what_is_not_http_is_one_line_of_complaint(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\nA,Ada\n")
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example.com ready\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        ran = await imported(api, file, "car", url=address(server))
+
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1), ran
+    assert "in 3 tries: http://127.0.0.1:" in ran.err
+
+
+async def test_a_sender_keeps_its_connection(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\n" + "".join(f"{n},Car {n}\n" for n in range(500)))
+    opened: list[str] = []
+
+    async with delayed(api.running.address, lambda: 0, opened) as url:
+        ran = await imported(api, file, car, url=url)
+
+    assert (ran.code, ran.counts) == (0, [500, 0, 0, 0]), ran
+    assert 0 < len(opened) <= 32
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http://127.0.0.1:99999", "http://a:b@127.0.0.1", "http://127.0.0.1/?a=b", "http://[::1"],
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ImportFailed):
+        importing._address(url)
+
+
+def test_an_address_may_have_a_path() -> None:
+    assert importing._address("https://example.com:8443/upserts/") == "https://example.com:8443/upserts"
 
 
 async def test_memory_does_not_grow_with_the_file(api: Api, tmp_path: Path) -> None:

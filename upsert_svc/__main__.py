@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
-from upsert_svc import demo, embedded, migrations, serving, tokens
-from upsert_svc.database import owner_transaction
+from upsert_svc import demo, embedded, importing, migrations, serving, tokens
+from upsert_svc.database import UnreachableDatabase, owner_transaction
+from upsert_svc.import_rows import ImportFailed
 from upsert_svc.settings import Settings
 
-app = typer.Typer(help="A custom-object upsert service on PostgreSQL.", no_args_is_help=True)
+app = typer.Typer(
+    help="A custom-object upsert service on PostgreSQL.", no_args_is_help=True, pretty_exceptions_enable=False
+)
 token_app = typer.Typer(help="API tokens.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 
@@ -106,6 +110,42 @@ def migrate(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     typer.echo("The schema is up to date")
 
 
+@app.command("import")
+def import_file(
+    object_key: Annotated[str, typer.Argument(metavar="OBJECT", help="The object's key")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv with a header, or .ndjson or .jsonl")],
+    key: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN", help="What identifies a record: name, or a column sent as external_id"
+        ),
+    ],
+    token: Annotated[
+        str, typer.Option(envvar="UPSERT_SVC_TOKEN", help="An API token", show_default=False)
+    ] = "",
+    url: Annotated[
+        str, typer.Option(envvar="UPSERT_SVC_URL", help="Where the service answers")
+    ] = "http://127.0.0.1:8080",
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="How many rows are sent at a time")] = 32,
+    refused: Annotated[
+        Path | None, typer.Option(help="Where refused rows are written [default: FILE.refused.ndjson]")
+    ] = None,
+) -> None:
+    """Sends each row of a file as an upsert; may be run again at any time.
+
+    Exits with 0 when every row was taken, 3 when some were refused, 1 when the import could not be done.
+    """
+    options = importing.Options(object_key, file, key, url, token, concurrency, refused)
+    try:
+        summary = importing.run(options)
+    except ImportFailed as error:
+        _fail(str(error))
+    typer.echo(summary)
+    if summary.counts["refused"]:
+        typer.echo(f"The refused rows and why: {options.files.refused}", err=True)
+        raise typer.Exit(3)
+
+
 @token_app.command("create")
 def token_create(
     email: Annotated[str, typer.Option(help="The user's e-mail address; the user is made if missing")],
@@ -142,7 +182,8 @@ def token_list(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> No
             created = f"{item.created_at:%Y-%m-%d %H:%M}"
             identity = (str(item.token_id), item.account, item.email, item.role, item.name)
             table.add_row(*identity, item.last_four, created, revoked)
-    Console().print(table)
+    # in a pipe there is no width to keep to
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @token_app.command("revoke")
@@ -170,12 +211,19 @@ def _fail(message: str) -> NoReturn:
 
 
 def main() -> None:
-    """The entry point; an error of the operator's is a line, not a traceback."""
+    """The entry point; a mistake of the operator's is a line, not a traceback."""
     try:
         app()
-    except (embedded.EmbeddedError, migrations.MigrationError) as error:
-        typer.echo(str(error), err=True)
-        sys.exit(1)
+    except (embedded.EmbeddedError, migrations.MigrationError, UnreachableDatabase) as error:
+        sys.exit(str(error))
+    except ValidationError as error:
+        sys.exit("\n".join(_setting_problem(item) for item in error.errors()))
+
+
+def _setting_problem(item: ErrorDetails) -> str:
+    """A wrong setting by name, without its value, which may be a secret."""
+    names = [f"UPSERT_SVC_{str(part).upper()}" for part in item["loc"]]
+    return ": ".join([*names, item["msg"]])
 
 
 if __name__ == "__main__":
