@@ -26,9 +26,11 @@ from upsert_svc.embedded import EmbeddedError, start
 PROJECT = Path(__file__).resolve().parent.parent
 ROOT = os.geteuid() == 0
 USER = """
+import signal
 import sys
 from pathlib import Path
 from upsert_svc import embedded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with embedded.start(Path(sys.argv[1]), durable=False) as server:
     print(server.url, flush=True)
     sys.stdin.readline()
