@@ -1,34 +1,21 @@
 -- name: list_fields
-select f.*, o.key as object_key, o.is_unique, o.autoincrement_enabled, o.autoincrement_prefix,
-       o.autoincrement_padding, c.next_number
-  from objects o
-  join fields f using (account_id, object_id)
-  join counters c using (account_id, object_id)
- where o.account_id = :account_id and o.key = :object_key and o.deleted_at is null
-   and (:include_system or not f.system) and (f.position, f.field_id) > (:after_position, :after_id)
- order by f.position, f.field_id
+select * from described_fields
+ where account_id = :account_id and object_key = :object_key and (:include_system or not system)
+   and (position, field_id) > (:after_position, :after_id)
+ order by position, field_id
  limit :limit;
 
 -- name: list_fields_backwards
-select f.*, o.key as object_key, o.is_unique, o.autoincrement_enabled, o.autoincrement_prefix,
-       o.autoincrement_padding, c.next_number
-  from objects o
-  join fields f using (account_id, object_id)
-  join counters c using (account_id, object_id)
- where o.account_id = :account_id and o.key = :object_key and o.deleted_at is null
-   and (:include_system or not f.system) and (f.position, f.field_id) < (:before_position, :before_id)
- order by f.position desc, f.field_id desc
+select * from described_fields
+ where account_id = :account_id and object_key = :object_key and (:include_system or not system)
+   and (position, field_id) < (:before_position, :before_id)
+ order by position desc, field_id desc
  limit :limit;
 
 -- name: show_field
 -- By key or by id, whichever the path named.
-select f.*, o.key as object_key, o.is_unique, o.autoincrement_enabled, o.autoincrement_prefix,
-       o.autoincrement_padding, c.next_number
-  from objects o
-  join fields f using (account_id, object_id)
-  join counters c using (account_id, object_id)
- where o.account_id = :account_id and o.key = :object_key and o.deleted_at is null
-   and (f.key = :field_key or f.field_id = :field_id);
+select * from described_fields
+ where account_id = :account_id and object_key = :object_key and (key = :field_key or field_id = :field_id);
 
 -- name: count_fields
 select count(*) as fields, count(*) filter (where type = 'lookup') as lookups,

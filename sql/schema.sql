@@ -140,6 +140,15 @@ create table counters (
     constraint counters_object_id_fkey foreign key (account_id, object_id) references objects on delete cascade
 );
 
+-- A field with what its answer needs of its object; the fields of deleted objects are gone.
+create view described_fields as
+select f.*, o.key as object_key, o.is_unique, o.autoincrement_enabled, o.autoincrement_prefix,
+       o.autoincrement_padding, c.next_number
+  from fields f
+  join objects o using (account_id, object_id)
+  join counters c using (account_id, object_id)
+ where o.deleted_at is null;
+
 -- One rule for comparing unique names: NFC of the casefold of the NFC, so that
 -- Straße = STRASSE and é is é however it was composed. The name is kept as typed.
 -- (In PL/pgSQL, like the next: an SQL function in a generated column or a check is inlined anew at every statement.)
@@ -526,6 +535,6 @@ do $$
 begin
     execute format('grant upsert_svc to %I', current_user);
 end $$;
-grant select on accounts, users, tokens, service_keys to upsert_svc;
+grant select on accounts, users, tokens, service_keys, described_fields to upsert_svc;
 grant update (last_id) on accounts to upsert_svc;
 grant select, insert, update, delete on objects, fields, counters, records, tombstones to upsert_svc;

@@ -27,8 +27,10 @@ union all
 select 'function', oid::regprocedure::text, pg_get_functiondef(oid) from pg_proc
  where pronamespace = 'public'::regnamespace
 union all
+select 'view', viewname, definition from pg_views where schemaname = 'public'
+union all
 select 'table', relname, concat_ws(' ', reloptions, relacl) from pg_class
- where relnamespace = 'public'::regnamespace and relkind = 'r'
+ where relnamespace = 'public'::regnamespace and relkind in ('r', 'v')
 order by 1, 2"""
 
 _RECORD = """
