@@ -18,19 +18,21 @@ locked as (
     select r.record_id from records r
       join next n on n.record_id = r.record_id
      where r.account_id = :account_id and r.object_id = :object_id and r.definition_version < :version
+       and r.fields ?| array(select removal ->> 'key' from jsonb_array_elements(:removals::jsonb) as removal)
      order by r.record_id
        for no key update of r),
 stripped as (
     update records r
-       set fields = live_fields(r.fields, r.definition_version, :removals), definition_version = :version
+       set fields = live_fields(r.fields, r.definition_version, :removals::jsonb), definition_version = :version
       from locked l
      where r.account_id = :account_id and r.object_id = :object_id and r.record_id = l.record_id)
 select max(record_id) from next;
 
 -- name: delete_records
+-- By a cursor, or each batch would walk over the index entries of all that went before.
 with next as (
     select record_id from records
-     where account_id = :account_id and object_id = :object_id
+     where account_id = :account_id and object_id = :object_id and record_id > :purged_to
      order by record_id
      limit :limit),
 gone as (

@@ -81,7 +81,7 @@ create table objects (
     inactive_fields text[] not null default '{}',
     required_fields text[] not null default '{}',
     -- Fields and options removed and not yet purged from the records:
-    -- [{"key": …, "option": … (of an option only), "version": the definition's version that removed it}]
+    -- [{"key": …, "options": […] (of options only), "version": the definition's version that removed them}]
     removals        jsonb,
     -- How far the purge has come, a record id.
     purged_to       text not null default '',
@@ -249,13 +249,14 @@ begin
     for v_removal in select jsonb_array_elements(p_removals) loop
         v_key := v_removal ->> 'key';
         continue when p_definition_version >= (v_removal ->> 'version')::integer or not p_fields ? v_key;
-        if not v_removal ? 'option' or p_fields -> v_key = v_removal -> 'option' then
-            p_fields := p_fields - v_key;
-        elsif jsonb_typeof(p_fields -> v_key) = 'array' then
-            p_fields := jsonb_set(p_fields, array[v_key], (p_fields -> v_key) - (v_removal ->> 'option'));
+        if jsonb_typeof(p_fields -> v_key) = 'array' and v_removal ? 'options' then
+            p_fields := jsonb_set(p_fields, array[v_key], (p_fields -> v_key) - array(
+                select jsonb_array_elements_text(v_removal -> 'options')));
             if p_fields -> v_key = '[]' then
                 p_fields := p_fields - v_key;
             end if;
+        elsif not v_removal ? 'options' or v_removal -> 'options' ? (p_fields ->> v_key) then
+            p_fields := p_fields - v_key;
         end if;
     end loop;
     return p_fields;
@@ -299,12 +300,11 @@ begin
     standing as materialized (
         select w.position, w.user_id, w.definition_version, r.record_id, r.version, r.created_at, r.updated_at,
                r.created_by_user_id, r.updated_by_user_id, r.name as old_name, r.external_id as old_external_id,
-               r.fields as old_fields, w.object, w.object_id, r.naming,
+               w.object, w.object_id, r.naming, w.patch,
+               case when (w.object).removals is null then r.fields
+                    else live_fields(r.fields, r.definition_version, (w.object).removals) end as old_fields,
                coalesce(w.name, r.name) as name, coalesce(w.external_id, r.external_id) as external_id,
-               p_by <> 'name' or name_key(w.name) = r.name_key as respelt,
-               jsonb_strip_nulls(case when (w.object).removals is null then r.fields
-                                      else live_fields(r.fields, r.definition_version, (w.object).removals) end
-                                 || w.patch) as fields
+               p_by <> 'name' or name_key(w.name) = r.name_key as respelt
           from found w
           join records r on r.account_id = p_account_id and r.object_id = w.object_id and r.record_id = w.found_id
            -- looked at again once the lock is held: the record may have been re-keyed meanwhile
@@ -312,6 +312,8 @@ begin
                          when 'name' then r.name_key = name_key(w.identifier) else true end
          order by w.object_id, r.record_id
            for no key update of r),
+    merged as (
+        select s.*, jsonb_strip_nulls(s.old_fields || s.patch) as fields from standing s),
     judged as materialized (
         select s.*,
                case when s.respelt is false then 'name_differs'
@@ -323,14 +325,17 @@ begin
                          then 'external_id_taken'
                     when s.name <> s.old_name and s.naming like 'unique:%'
                          and find_record(p_account_id, s.object_id, 'name', s.name) <> s.record_id then 'name_taken'
-                    when s.fields = s.old_fields and s.name = s.old_name
+                    -- as text: to jsonb 1.0 and 1.00 are equal
+                    when s.fields::text = s.old_fields::text and s.name = s.old_name
                          and s.external_id is not distinct from s.old_external_id then 'unchanged'
                     else 'updated' end as outcome
-          from standing s),
+          from merged s),
     written as (
         update records r
            set fields = j.fields, name = j.name, external_id = j.external_id, version = r.version + 1,
-               updated_at = now(), updated_by_user_id = j.user_id, definition_version = j.definition_version
+               -- not now(): this statement may have waited behind a later one
+               updated_at = greatest(clock_timestamp(), r.updated_at),
+               updated_by_user_id = j.user_id, definition_version = j.definition_version
           from judged j
          where j.outcome = 'updated'
            and r.account_id = p_account_id and r.object_id = j.object_id and r.record_id = j.record_id
@@ -342,6 +347,12 @@ begin
            coalesce(t.version, j.version), j.created_at, coalesce(t.updated_at, j.updated_at),
            j.created_by_user_id, coalesce(t.updated_by_user_id, j.updated_by_user_id)
       from judged j left join written t using (position);
+end $$;
+
+-- Gives a statement up, to be tried again in smaller ones.
+create function rivals_interfered() returns bigint language plpgsql as $$
+begin
+    raise exception 'rivals wrote the same records' using errcode = 'serialization_failure';
 end $$;
 
 -- The writes whose record is missing: judges what would be created and creates it. A write has no
@@ -374,7 +385,7 @@ begin
                     when p_by = 'name' and name_key(m.name) <> name_key(m.identifier) then 'name_differs'
                     when m.name is null and not (m.object).autoincrement_enabled then 'name_required'
                     when not m.fields ?& (m.object).required_fields then 'field_required'
-                    when octet_length(m.fields::text) + coalesce(octet_length(m.name), 39)
+                    when octet_length(m.fields::text) + coalesce(octet_length(m.name), octet_length((m.object).autoincrement_prefix) + 19)
                          + coalesce(octet_length(m.external_id), 0) > 32768 then 'too_large'
                     when m.external_id is not null
                          and find_record(p_account_id, m.object_id, 'external_id', m.external_id) is not null
@@ -407,11 +418,16 @@ begin
          order by n.object_id, n.external_id, n.name
             on conflict do nothing
      returning r.record_id, r.object_id, r.number, r.name, r.version, r.created_at, r.updated_at),
+    -- Numbers between those written would be burnt when a rival took an identifier just now.
     raised as (
-        update counters c set next_number = t.next_number
-          from (select w.object_id, max(w.number) + 1 as next_number from written w
-                 where w.number is not null group by w.object_id) t
-         where c.account_id = p_account_id and c.object_id = t.object_id)
+        update counters c
+           set next_number = case when t.written = t.numbered then t.next_number else rivals_interfered() end
+          from (select n.object_id, max(w.number) + 1 as next_number, count(w.number) as written,
+                       count(n.number) as numbered
+                  from numbered n left join written w using (record_id)
+                 where n.number is not null
+                 group by n.object_id) t
+         where c.account_id = p_account_id and c.object_id = t.object_id and t.written > 0)
     select j.position, j.outcome,
            case when j.outcome = 'field_required' then array(
                select key from unnest((j.object).required_fields) as key where not j.fields ? key) end,
@@ -421,16 +437,19 @@ begin
      where j.outcome <> 'created' or t.record_id is not null;
 end $$;
 
--- Of each identifier its first write: one statement may touch a record once.
+-- Of each identifier its first write: one statement may touch a record once. A creation outright is
+-- identified by its external_id, where it has one.
 create function first_of_each(p_by text, p_writes record_write[]) returns record_write[]
 language plpgsql stable as $$
 begin
-    if cardinality(p_writes) = 1 or p_by = 'none' then
+    if cardinality(p_writes) = 1 then
         return p_writes;
     end if;
     return array(
         select (array_agg(w order by w.position))[1] from unnest(p_writes) as w
-         group by w.object_id, case p_by when 'name' then name_key(w.identifier) else w.identifier end);
+         group by w.object_id, case p_by when 'name' then name_key(w.identifier)
+                                         when 'none' then coalesce(w.external_id, w.identifier)
+                                         else w.identifier end);
 end $$;
 
 -- Writes records of one account, found by 'external_id', 'name' or 'record_id' and created when
@@ -480,7 +499,7 @@ begin
     while cardinality(v_waiting) > 0 loop
         v_rounds := v_rounds + 1;
         if v_rounds > 10 + cardinality(p_object_ids) then
-            raise exception 'rivals kept writing the same records' using errcode = 'serialization_failure';
+            perform rivals_interfered();
         end if;
         v_turn := first_of_each(p_by, v_waiting);
         v_settled := '{}';

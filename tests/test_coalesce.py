@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -156,6 +157,17 @@ async def test_a_locked_record_holds_up_its_own_caller_alone(cluster: Cluster) -
             assert {answer.status_code for answer in answers} == {200}
             assert not first.done()
         assert (await first).status_code == 200
+
+
+async def test_the_callers_of_a_locked_record_do_not_wait_for_each_other(cluster: Cluster) -> None:
+    async with _service(cluster, lane_lock_timeout_seconds=0.05, lock_timeout_seconds=0.6) as api:
+        key = await api.new_object()
+        async with _busy_lane(api, key) as first:
+            started = time.monotonic()
+            others = [api.upsert(key, {"name": "held"}, external_id="held") for _ in range(8)]
+            answers = await asyncio.gather(first, *others)
+            assert {answer.status_code for answer in answers} == {503}
+            assert time.monotonic() - started < 4
 
 
 async def test_a_caller_who_leaves_the_queue_is_not_written_and_no_loss_to_others(gathering: Api) -> None:

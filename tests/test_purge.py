@@ -13,7 +13,7 @@ OPTIONS = [{"name": value, "value": value} for value in ("red", "blue")]
 
 async def _purge(api: Api) -> int:
     steps = 0
-    while await purge.step(api.running.service.database.lookups):
+    while await purge.step(api.running.service.database.records, 10):
         steps += 1
     return steps
 
@@ -29,10 +29,9 @@ async def _stored(api: Api, key: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-async def key(api: Api, monkeypatch: pytest.MonkeyPatch) -> str:
+async def key(api: Api) -> str:
     """An object of 25 records with a text and two option fields, purged ten records at a time."""
     await _purge(api)
-    monkeypatch.setattr(purge, "BATCH", 10)
     key = await api.new_object(
         {"key": "note", "type": "text"},
         {"key": "color", "type": "dropdown", "custom_field_options": OPTIONS},
@@ -71,6 +70,51 @@ async def test_a_value_written_after_the_removal_survives_the_purge(api: Api, ke
     assert [record["custom_object_fields"]["note"] for record in await api.records(key)] == ["new"] + [
         None
     ] * 24
+
+
+async def test_a_removed_value_that_is_sent_again_is_written_again(api: Api, key: str) -> None:
+    note, colors = f"/custom_objects/{key}/fields/note", f"/custom_objects/{key}/fields/colors"
+    await api.client.delete(note)
+    await api.new_field(key, key="note", type="text")
+    for options in (OPTIONS[1:], OPTIONS):
+        await api.client.patch(colors, json={"custom_object_field": {"custom_field_options": options}})
+    (record, *_) = await api.records(key)
+    url = f"/custom_objects/{key}/records/{record['id']}"
+    same = {"note": "x", "colors": ["red", "blue"]}
+    answer = await api.client.patch(url, json={"custom_object_record": {"custom_object_fields": same}})
+    assert answer.headers["Upsert-Result"] == "updated"
+    await _purge(api)
+    (record, *_) = await api.records(key)
+    assert record["custom_object_fields"] == {"color": "red", **same}
+
+
+async def test_a_value_beside_a_removed_one_that_is_sent_again_changes_nothing(api: Api, key: str) -> None:
+    await api.client.delete(f"/custom_objects/{key}/fields/note")
+    (record, *_) = await api.records(key)
+    url = f"/custom_objects/{key}/records/{record['id']}"
+    same = {"color": "red"}
+    answer = await api.client.patch(url, json={"custom_object_record": {"custom_object_fields": same}})
+    assert answer.headers["Upsert-Result"] == "unchanged"
+    assert (await api.records(key))[0] == record
+
+
+async def test_the_options_removed_at_once_are_one_note(api: Api) -> None:
+    many = [{"name": str(number), "value": str(number)} for number in range(50)]
+    key = await api.new_object({"key": "size", "type": "dropdown", "custom_field_options": many})
+    body = {"custom_object_field": {"custom_field_options": many[:1]}}
+    await api.client.patch(f"/custom_objects/{key}/fields/size", json=body)
+    async with api.running.sql() as connection:
+        noted = await connection.fetchval("select removals from objects where key = $1", key)
+    (note,) = orjson.loads(noted)
+    assert len(note["options"]) == 49
+
+
+async def test_a_purge_of_a_deleted_object_goes_on_where_it_stood(api: Api, key: str) -> None:
+    ids = [record["id"] for record in await api.records(key)]
+    await api.client.delete(f"/custom_objects/{key}")
+    await purge.step(api.running.service.database.records, 10)
+    async with api.running.sql() as connection:
+        assert await connection.fetchval("select purged_to from objects where key = $1", key) == ids[9]
 
 
 async def test_a_purge_leaves_the_time_of_the_last_change(api: Api, key: str) -> None:

@@ -36,7 +36,7 @@ def create(settings: Settings | None = None) -> Envelope:
         service = composed(settings, database, await _cursor_key(settings, database))
         service.gatherer.start()
         app.state.service = service
-        purging = asyncio.create_task(purge.run(database.lookups))
+        purging = asyncio.create_task(purge.run(database.records))
         try:
             yield
         finally:

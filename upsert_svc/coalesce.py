@@ -206,6 +206,7 @@ class Gatherer:
                 self._put_aside(await self._queue.next())
             except Exception:
                 _log.exception("a lane was lost and is opened again")
+                await asyncio.sleep(0.1)
 
     async def _send(self, connection: Connection, batch: _Batch) -> None:
         """Settles every write of the batch, whatever happens; raises nothing but a cancellation."""
@@ -230,14 +231,24 @@ class Gatherer:
             task.add_done_callback(self._strays.discard)
 
     async def _send_singly(self, account_id: int, by: By, items: Sequence[_Waiting]) -> None:
+        unavailable: ServiceUnavailable | None = None
         for item in items:
-            try:
-                item.settle(await self._pool.retrying(_operation(account_id, by, item.write)))
-            except asyncio.CancelledError:
-                item.fail(_stopping())
-                raise
-            except Exception as error:
-                item.fail(error)
+            if unavailable is not None:  # what kept the first from its record keeps the others too
+                item.fail(unavailable)
+            elif not item.row.done():
+                unavailable = await self._send_single(account_id, by, item)
+
+    async def _send_single(self, account_id: int, by: By, item: _Waiting) -> ServiceUnavailable | None:
+        """Settles one write; answers what stood in its way where that is likely to last."""
+        try:
+            item.settle(await self._pool.retrying(_operation(account_id, by, item.write)))
+        except asyncio.CancelledError:
+            item.fail(_stopping())
+            raise
+        except Exception as error:
+            item.fail(error)
+            return error if isinstance(error, ServiceUnavailable) else None
+        return None
 
 
 def _operation(account_id: int, by: By, write: Write) -> Callable[[Connection], Awaitable[Row]]:

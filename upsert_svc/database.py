@@ -60,6 +60,8 @@ class Pool:
             "role": SERVICE_ROLE,
             "timezone": "UTC",
             "jit": "off",
+            # the writing functions look again at what was committed meanwhile
+            "default_transaction_isolation": "read committed",
             # Array parameters would have every call planned anew, at more than the cost of running it.
             "plan_cache_mode": "force_generic_plan",
             # A generic plan outlives the empty table that it was made for.

@@ -4,6 +4,7 @@ Every error answers in one shape (docs/api.md, "Errors"). No text of PostgreSQL'
 
     ServiceError
     ├── BadRequest 400            ├── RequestTimeout 408
+    │   └── TooManyValues         │
     ├── NotAuthenticated 401      ├── PayloadTooLarge 413
     ├── Forbidden 403             ├── UnsupportedMediaType 415
     ├── RecordNotFound 404        ├── RecordInvalid 422
@@ -61,6 +62,19 @@ class ServiceError(Exception):
 class BadRequest(ServiceError):
     status = 400
     error = "BadRequest"
+
+
+class TooManyValues(BadRequest):
+    """More items than one request may name; the answer says how many that is."""
+
+    error = "TooManyValues"
+
+    def __init__(self, name: str, max_count: int) -> None:
+        super().__init__(f"{name} takes at most {max_count} values")
+        self.max_count = max_count
+
+    def body(self) -> dict[str, Any]:
+        return super().body() | {"max_count": self.max_count}
 
 
 class NotAuthenticated(ServiceError):

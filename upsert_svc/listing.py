@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import orjson
 
-from upsert_svc.errors import BadRequest
+from upsert_svc.errors import BadRequest, TooManyValues
 
 Item = TypeVar("Item")
 PAGE_SIZE_LIMIT = 100
@@ -115,12 +115,12 @@ def cut(
 
 
 def chosen(query: Mapping[str, str], name: str, limit: int = PAGE_SIZE_LIMIT) -> list[str] | None:
-    """The comma-separated values of a filter; None when it is not given. Raises BadRequest for too many."""
+    """The comma-separated values of a filter; None when it is not given. Raises TooManyValues."""
     if name not in query:
         return None
     values = [value for value in query[name].split(",") if value]
     if len(values) > limit:
-        raise BadRequest(f"{name} takes at most {limit} values")
+        raise TooManyValues(name, limit)
     return values
 
 

@@ -4,6 +4,7 @@ Every change locks the definition, so that no record is written against what it 
 an option takes effect at once; what records still hold of it is hidden, then purged in the background.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -181,7 +182,7 @@ async def _require_object(connection: Connection, principal: Principal, object_k
 
 
 async def _found(connection: Connection, account_id: int, object_key: str, key_or_id: str) -> FieldRow:
-    is_id = key_or_id.isascii() and key_or_id.isdigit() and len(key_or_id) <= 9
+    is_id = key_or_id.isascii() and key_or_id.isdigit() and int(key_or_id[:11]) < 2**31
     row: FieldRow | None = await connection.fetchrow(
         *_SQL.show_field(
             account_id=account_id,
@@ -196,7 +197,7 @@ async def _found(connection: Connection, account_id: int, object_key: str, key_o
 
 
 async def _recompile(
-    connection: Connection, principal: Principal, object_id: int, removals: Sequence[Mapping[str, str]]
+    connection: Connection, principal: Principal, object_id: int, removals: Sequence[Mapping[str, Any]]
 ) -> None:
     await connection.execute(
         *_OBJECTS_SQL.compile_definition(
@@ -261,18 +262,18 @@ def _is_target(target: str) -> bool:
     )
 
 
-async def _change_field(connection: Connection, field: FieldRow, body: FieldBody) -> list[dict[str, str]]:
+async def _change_field(connection: Connection, field: FieldRow, body: FieldBody) -> list[dict[str, Any]]:
     """Writes the field's row; answers what the records must lose: the options left out."""
     old_options: list[dict[str, Any]] = _loaded(field["options"]) or []
     options, removals = old_options, []
     if body.custom_field_options is not None and field["type"] in OPTION_TYPES:
-        first_id = await tokens.next_id(
-            connection, field["account_id"], max(1, len(body.custom_field_options))
-        )
         known = {option["value"]: option["id"] for option in old_options}
+        new = sum(option.value not in known for option in body.custom_field_options)
+        first_id = await tokens.next_id(connection, field["account_id"], new)
         options = _option_rows(body.custom_field_options, known, first_id)
         kept = {option["value"] for option in options}
-        removals = [{"key": field["key"], "option": value} for value in known if value not in kept]
+        gone = [value for value in known if value not in kept]
+        removals = [{"key": field["key"], "options": gone}] if gone else []
     own = not field["system"]
     await connection.execute(
         *_SQL.update_field(
@@ -329,9 +330,10 @@ def _option_rows(
     options: Sequence[OptionBody], known_ids: Mapping[str, int], first_id: int
 ) -> list[dict[str, Any]]:
     """The options as they are stored and answered. One that keeps its value keeps its id."""
+    fresh_ids = itertools.count(first_id)
     return [
         {
-            "id": known_ids.get(option.value, first_id + place),
+            "id": known_ids[option.value] if option.value in known_ids else next(fresh_ids),
             "name": _given(option.name, option.raw_name),
             "raw_name": _given(option.name, option.raw_name),
             "value": option.value,

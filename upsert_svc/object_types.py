@@ -67,14 +67,16 @@ class ObjectTypes:
     async def confirmed(self, object_type: ObjectType) -> ObjectType:
         """The same definition when it is the current one, else the current one. Raises RecordNotFound.
 
-        Requests that ask at the same moment share one look.
+        Requests that ask at the same moment share one look, never one that began before they asked.
         """
         slot = (object_type.account_id, object_type.key)
+        if (earlier := self._confirming.get(slot)) is not None:
+            await asyncio.wait([earlier])
         task = self._confirming.get(slot)
-        if task is None:
+        if task is None or task is earlier:
             task = asyncio.create_task(self._confirm(object_type))
             self._confirming[slot] = task
-            task.add_done_callback(lambda _: self._confirming.pop(slot, None))
+            task.add_done_callback(lambda done: self._forget_look(slot, done))
         current = await asyncio.shield(task)
         same = (current.object_id, current.version) == (object_type.object_id, object_type.version)
         return object_type if same else current
@@ -89,6 +91,10 @@ class ObjectTypes:
         ):
             return object_type
         return await self.reloaded(account_id, key)
+
+    def _forget_look(self, slot: tuple[int, str], done: asyncio.Task[ObjectType]) -> None:
+        if self._confirming.get(slot) is done:
+            del self._confirming[slot]
 
     def forget(self, account_id: int, key: str) -> None:
         """Drops a definition that has changed."""

@@ -7,7 +7,7 @@ import asyncio
 import logging
 
 from upsert_svc import sql
-from upsert_svc.database import Connection, Pool
+from upsert_svc.database import Pool
 from upsert_svc.errors import ServiceError
 
 BATCH = 500
@@ -17,12 +17,14 @@ _log = logging.getLogger(__name__)
 
 
 async def run(pool: Pool) -> None:
-    """Purges for ever; pauses when there is nothing to do, or no database."""
+    """Purges for ever; pauses when there is nothing to do, and takes less at once after a failure."""
+    batch = BATCH
     while True:
         try:
-            is_busy = await step(pool)
+            is_busy = await step(pool, batch)
+            batch = BATCH
         except ServiceError:
-            is_busy = False
+            is_busy, batch = False, max(1, batch // 2)
         except Exception:
             _log.exception("the purge failed and goes on later")
             is_busy = False
@@ -30,33 +32,24 @@ async def run(pool: Pool) -> None:
             await asyncio.sleep(_IDLE_SECONDS)
 
 
-async def step(pool: Pool) -> bool:
-    """Purges one batch in one transaction; False when there was nothing to purge."""
+async def step(pool: Pool, batch: int = BATCH) -> bool:
+    """Purges one batch of records in one transaction; False when there was nothing to purge."""
     async with pool.transaction() as connection:
         claimed = await connection.fetchrow(*_SQL.claim())
         if claimed is None:
             await connection.execute(*_SQL.forget_tombstones())
             return False
         ids = {"account_id": claimed["account_id"], "object_id": claimed["object_id"]}
+        part = {**ids, "purged_to": claimed["purged_to"], "limit": batch}
         if claimed["deleted_at"] is not None:
-            await _delete_records(connection, ids)
-            return True
-        last_id = await connection.fetchval(
-            *_SQL.strip_removed(
-                **ids,
-                version=claimed["version"],
-                removals=claimed["removals"],
-                purged_to=claimed["purged_to"],
-                limit=BATCH,
-            )
-        )
+            last_id = await connection.fetchval(*_SQL.delete_records(**part))
+            finish = _SQL.finish_object
+        else:
+            removed = {"version": claimed["version"], "removals": claimed["removals"]}
+            last_id = await connection.fetchval(*_SQL.strip_removed(**part, **removed))
+            finish = _SQL.finish_removals
         if last_id is None:
-            await connection.execute(*_SQL.finish_removals(**ids))
+            await connection.execute(*finish(**ids))
         else:
             await connection.execute(*_SQL.move_on(**ids, purged_to=last_id))
         return True
-
-
-async def _delete_records(connection: Connection, ids: dict[str, int]) -> None:
-    if await connection.fetchval(*_SQL.delete_records(**ids, limit=BATCH)) is None:
-        await connection.execute(*_SQL.finish_object(**ids))

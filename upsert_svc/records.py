@@ -200,13 +200,13 @@ class Records:
         for _ in range(_DEFINITION_ATTEMPTS):
             try:
                 write, ignored = _judged(object_type, principal, identifier, patch)
+                await self._require_targets(object_type, patch)
             except RecordInvalid:
                 current = await self._object_types.confirmed(object_type)
                 if current is object_type:
                     raise
                 object_type = current
                 continue
-            await self._require_targets(object_type, write, patch)
             row = await self._written(principal.account_id, identifier.by, write, dry_run=dry_run)
             if row["outcome"] != "stale":
                 return Written(_settled(row), row["outcome"], ignored)
@@ -220,7 +220,7 @@ class Records:
             )
         return await self._gatherer.write(account_id, by, write)
 
-    async def _require_targets(self, object_type: ObjectType, write: Write, patch: RecordPatch) -> None:
+    async def _require_targets(self, object_type: ObjectType, patch: RecordPatch) -> None:
         """Raises RecordInvalid for a lookup whose target record does not exist."""
         lookups = {
             key: target

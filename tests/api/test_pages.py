@@ -192,7 +192,8 @@ async def test_a_filter_takes_a_hundred_values_and_no_more(api: Api, key: str, n
     assert (await get(api, key, **{name: ",".join(f"v{n}" for n in range(100))})).status_code == 200
     for count in (101, 2000):
         response = await get(api, key, **{name: ",".join(f"v{n}" for n in range(count))})
-        assert (response.status_code, response.json()["error"]) == (400, "BadRequest")
+        assert (response.status_code, response.json()["error"]) == (400, "TooManyValues")
+        assert response.json()["max_count"] == 100
         assert name in response.json()["description"]
 
 

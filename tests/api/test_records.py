@@ -305,6 +305,15 @@ async def test_a_write_that_changes_nothing_says_so_and_leaves_the_record(api: A
     assert after == before
 
 
+async def test_a_decimal_of_another_precision_is_a_change(api: Api) -> None:
+    key = await api.new_object({"key": "price", "type": "decimal"})
+    for sent, outcome in (("1.0", "created"), ("1.00", "updated"), ("1.00", "unchanged")):
+        body = f'{{"custom_object_record": {{"name": "x", "custom_object_fields": {{"price": {sent}}}}}}}'
+        response = await api.client.patch(f"/custom_objects/{key}/records?external_id=v1", content=body)
+        assert (response.headers["Upsert-Result"], f'"price": {sent}}}' in response.text) == (outcome, True)
+        assert f'"price": {sent}}}' in (await api.client.get(f"/custom_objects/{key}/records")).text
+
+
 # Row 21: tests/races
 
 
@@ -485,6 +494,16 @@ async def test_a_merged_record_over_32_kb_is_refused_by_the_statement_that_write
     assert (await api.records(key)) == [first]
     enough = await api.upsert(key, {"custom_object_fields": {"b": half}}, external_id="v1")
     assert enough.headers["Upsert-Result"] == "updated"
+
+
+async def test_a_creation_is_judged_by_its_size_as_strictly_as_the_next_update(api: Api) -> None:
+    naming = {"autoincrement_enabled": True, "autoincrement_prefix": "🚗" * 30}
+    key = await api.new_object({"key": "a", "type": "textarea"}, naming=naming)
+    body = {"custom_object_fields": {"a": "x" * 32_660}}
+    assert problems_of(await api.upsert(key, body, external_id="v1"))
+    body = {"custom_object_fields": {"a": "x" * 32_600}}
+    outcomes = [(await api.upsert(key, body, external_id="v1")).headers["Upsert-Result"] for _ in range(2)]
+    assert outcomes == ["created", "unchanged"]
 
 
 @pytest.mark.parametrize("attribute", ["name", "external_id"])

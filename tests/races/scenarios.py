@@ -60,6 +60,9 @@ class Rival:
     async def execute(self, statement: str, *arguments: Any) -> None:
         await self._connection.execute(statement, *arguments)
 
+    async def fetchval(self, statement: str, *arguments: Any) -> Any:
+        return await self._connection.fetchval(statement, *arguments)
+
 
 _numbers = iter(range(0, 10_000_000, 1000))
 
@@ -233,3 +236,39 @@ async def two_autonumbered_creations_of_one_external_id(api: Api) -> tuple[Seen,
         )
     following = record_of(await api.upsert(key, {}, external_id="v2"))
     return seen, following["name"]
+
+
+async def a_re_keying_against_two_autonumbered_creations(api: Api) -> tuple[Seen, list[int]]:
+    """The rival takes an external_id by re-keying, which locks no counter, while two are being created."""
+    key = await api.new_object(naming=NUMBERED)
+    await api.upsert(key, {}, external_id="a")
+    async with held(api) as (rival, transaction):
+        await rival.execute("update records set external_id = 'b' where external_id = 'a'")
+        gathered = asyncio.gather(*(api.upsert(key, {}, external_id=name) for name in ("b", "c")))
+
+        async def both() -> httpx.Response:
+            return (await gathered)[0]
+
+        seen = await against(api, transaction, both(), "commit")
+    return seen, sorted(int(record["name"]) for record in await api.records(key))
+
+
+async def an_update_behind_a_later_one(api: Api) -> tuple[Seen, bool]:
+    """The request begins first and waits; the rival, which began later, has written in between."""
+    key = await api.new_object(*TEXTS)
+    record = record_of(await api.upsert(key, {"name": "Ford"}, external_id="v1"))
+    rivals_time = "select updated_at from records where record_id = $1"
+    async with held(api) as (rival, transaction):
+        await rival.execute("select from records where record_id = $1 for update", record["id"])
+        task = asyncio.create_task(api.upsert(key, _fields(ours="x"), external_id="v1"))
+        has_waited = await _comes_to_wait(api, task)
+        await rival.execute(
+            "update records set updated_at = clock_timestamp() where record_id = $1", record["id"]
+        )
+        before = await rival.fetchval(rivals_time, record["id"])
+        await transaction.commit()
+        response = await task
+    async with api.running.sql() as connection:
+        after = await connection.fetchval(rivals_time, record["id"])
+    seen = Seen(response.status_code, response.headers.get("Upsert-Result"), has_waited, response)
+    return seen, after > before

@@ -1,5 +1,7 @@
 """Row 21 of the upsert table and its neighbours: who waits for whom, and what each of them is told."""
 
+import asyncio
+
 import pytest
 from harness import Api, problems_of
 
@@ -95,3 +97,22 @@ async def test_two_autonumbered_creations_take_one_number_each(api: Api, end: st
 async def test_a_race_for_one_external_id_burns_no_number(api: Api) -> None:
     seen, following = await scenarios.two_autonumbered_creations_of_one_external_id(api)
     assert (seen.has_waited, seen.outcome, following) == (True, "updated", "2")
+
+
+async def test_twins_created_at_one_moment_burn_no_number(api: Api) -> None:
+    key = await api.new_object(naming={"autoincrement_enabled": True})
+    for turn in range(4):
+        answers = await asyncio.gather(*(api.create(key, external_id=f"{turn}-{n // 2}") for n in range(16)))
+        assert sorted(answer.status_code for answer in answers) == [201] * 8 + [422] * 8
+    numbers = sorted(int(record["name"]) for record in await api.records(key))
+    assert numbers == list(range(1, 33))
+
+
+async def test_a_re_keying_rival_burns_no_number(api: Api) -> None:
+    seen, numbers = await scenarios.a_re_keying_against_two_autonumbered_creations(api)
+    assert (seen.has_waited, seen.status, numbers) == (True, 200, [1, 2])
+
+
+async def test_an_update_that_waited_behind_a_later_one_is_the_last(api: Api) -> None:
+    seen, is_later = await scenarios.an_update_behind_a_later_one(api)
+    assert (seen.has_waited, seen.outcome, is_later) == (True, "updated", True)
