@@ -6,11 +6,11 @@ Refuses what two JSON parsers could read in two ways, and what PostgreSQL could 
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from upsert_svc.errors import (
     BadRequest,
@@ -39,27 +39,38 @@ def require_json(content_type: str, content_encoding: str = "") -> None:
         raise UnsupportedMediaType("A compressed body is not accepted")
 
 
-async def read(request: Request, *, limit_bytes: int, timeout_seconds: float) -> bytes:
-    """The whole body. Raises PayloadTooLarge, RequestTimeout or UnsupportedMediaType."""
-    headers = request.headers
+async def read(
+    headers: Mapping[str, str], receive: Receive, *, limit_bytes: int, timeout_seconds: float
+) -> bytes:
+    """The whole body; header names in lower case.
+
+    Raises PayloadTooLarge, RequestTimeout, UnsupportedMediaType, or BadRequest when it breaks off.
+    """
     require_json(headers.get("content-type", ""), headers.get("content-encoding", ""))
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit_bytes:
         raise PayloadTooLarge(limit_bytes)
-    chunks: list[bytes] = []
-    size = 0
     try:
         async with asyncio.timeout(timeout_seconds):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit_bytes:
-                    raise PayloadTooLarge(limit_bytes)
-                chunks.append(chunk)
+            return await _received(receive, limit_bytes)
     except TimeoutError:
         raise RequestTimeout(timeout_seconds) from None
-    except ClientDisconnect:
-        raise BadRequest("The connection was closed before the body was complete") from None
-    return b"".join(chunks)
+
+
+async def _received(receive: Receive, limit_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BadRequest("The connection was closed before the body was complete")
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > limit_bytes:
+            raise PayloadTooLarge(limit_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
 
 
 def parse(raw: bytes) -> Any:

@@ -37,7 +37,7 @@ def no_content() -> Response:
 
 def time_text(moment: datetime) -> str:
     """A time as it is answered: UTC, by the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def warning(ignored: Iterable[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, quote
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from upsert_svc import auth, body
 from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound
@@ -21,6 +22,7 @@ from upsert_svc.settings import Network
 from upsert_svc.tokens import Principal
 
 _QUERY_LIMIT = 200
+_PLAIN = re.compile(r"[A-Za-z0-9_.:]+")
 _HOST = re.compile(r"[A-Za-z0-9.\-_]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 
@@ -29,6 +31,7 @@ class Call:
     """A request of a known caller."""
 
     request: Request
+    headers: Mapping[str, str]
     service: Service
     principal: Principal
     query: "Query"
@@ -52,7 +55,10 @@ class Call:
     async def _body(self) -> bytes:
         settings = self.service.settings
         return await body.read(
-            self.request, limit_bytes=settings.body_limit_bytes, timeout_seconds=settings.body_timeout_seconds
+            self.headers,
+            self.request.receive,
+            limit_bytes=settings.body_limit_bytes,
+            timeout_seconds=settings.body_timeout_seconds,
         )
 
     def url(self, *parts: str) -> str:
@@ -61,7 +67,7 @@ class Call:
 
     @cached_property
     def _root(self) -> str:
-        return api_url(self.request, self.service.settings.trusted_proxies)
+        return api_url(self.request.scope, self.headers, self.service.settings.trusted_proxies)
 
 
 Endpoint = Callable[[Call], Awaitable[Response]]
@@ -113,25 +119,34 @@ def called(endpoint: Endpoint, *, admin_only: bool) -> Callable[[Request], Await
 
     async def handle(request: Request) -> Response:
         service: Service = request.app.state.service
-        principal = await service.authenticate(request.headers.get("authorization", ""))
+        headers = _headers(request.scope)
+        principal = await service.authenticate(headers.get("authorization", ""))
         request.state.account_id = principal.account_id
         if admin_only:
             auth.require_admin(principal)
-        return await endpoint(Call(request, service, principal, Query(request.scope["query_string"])))
+        return await endpoint(
+            Call(request, headers, service, principal, Query(request.scope["query_string"]))
+        )
 
     return handle
 
 
-def api_url(request: Request, trusted_proxies: tuple[Network, ...]) -> str:
+def _headers(scope: Scope) -> dict[str, str]:
+    """The headers by name in lower case, read once; of one that is given twice the first."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+
+
+def api_url(scope: Scope, headers: Mapping[str, str], trusted_proxies: tuple[Network, ...]) -> str:
     """The address of /api/v2 as the caller sees it; a trusted proxy may name its own scheme and host."""
-    scheme, host = request.scope["scheme"], request.headers.get("host", "")
-    if _is_trusted(request.client.host if request.client else "", trusted_proxies):
-        forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
+    scheme, host = scope["scheme"], headers.get("host", "")
+    client = scope.get("client")
+    if _is_trusted(client[0] if client else "", trusted_proxies):
+        forwarded = headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
         scheme = forwarded if forwarded in ("http", "https") else scheme
-        forwarded = request.headers.get("x-forwarded-host", "").split(",")[0].strip()
+        forwarded = headers.get("x-forwarded-host", "").split(",")[0].strip()
         host = forwarded if _HOST.fullmatch(forwarded) else host
     if not _HOST.fullmatch(host):
-        server = request.scope.get("server") or ("localhost", None)
+        server = scope.get("server") or ("localhost", None)
         host = f"{server[0]}:{server[1]}" if server[1] else str(server[0])
     return f"{scheme}://{host}/api/v2"
 
@@ -148,4 +163,4 @@ def _is_trusted(caller: str, trusted_proxies: tuple[Network, ...]) -> bool:
 
 
 def _quoted(part: str) -> str:
-    return quote(part, safe=":")
+    return part if _PLAIN.fullmatch(part) else quote(part, safe=":")
