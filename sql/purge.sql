@@ -16,16 +16,16 @@ with next as (
      limit :limit),
 locked as (
     select r.record_id from records r
-      join next n on n.record_id = r.record_id
-     where r.account_id = :account_id and r.object_id = :object_id and r.definition_version < :version
+     where r.account_id = :account_id and r.object_id = :object_id
+       and r.record_id = any (array(select record_id from next)) and r.definition_version < :version
        and r.fields ?| array(select removal ->> 'key' from jsonb_array_elements(:removals::jsonb) as removal)
      order by r.record_id
        for no key update of r),
 stripped as (
     update records r
        set fields = live_fields(r.fields, r.definition_version, :removals::jsonb), definition_version = :version
-      from locked l
-     where r.account_id = :account_id and r.object_id = :object_id and r.record_id = l.record_id)
+     where r.account_id = :account_id and r.object_id = :object_id
+       and r.record_id = any (array(select record_id from locked)))
 select max(record_id) from next;
 
 -- name: delete_records
@@ -36,8 +36,9 @@ with next as (
      order by record_id
      limit :limit),
 gone as (
-    delete from records r using next n
-     where r.account_id = :account_id and r.object_id = :object_id and r.record_id = n.record_id)
+    delete from records r
+     where r.account_id = :account_id and r.object_id = :object_id
+       and r.record_id = any (array(select record_id from next)))
 select max(record_id) from next;
 
 -- name: move_on

@@ -161,10 +161,10 @@ def records_query(
     ids: Sequence[str] | None,
     external_ids: Sequence[str] | None,
     account_id: int,
-    object_key: str,
+    object_id: int,
 ) -> tuple[object, ...]:
     """The statement for one page of records and its arguments, one row more than the page holds."""
-    arguments: list[object] = [account_id, object_key]
+    arguments: list[object] = [account_id, object_id]
     conditions: list[str] = []
 
     def argument(value: object, cast: str) -> str:

@@ -165,7 +165,7 @@ class Records:
             ids=listing.chosen(query, "filter[ids]"),
             external_ids=listing.chosen(query, "filter[external_ids]"),
             account_id=principal.account_id,
-            object_key=object_key,
+            object_id=object_type.object_id,
         )
         async with self._database.records.connection() as connection:
             rows = await connection.fetch(*statement)

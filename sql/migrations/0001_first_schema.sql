@@ -290,8 +290,8 @@ returns setof written_record language plpgsql as $$
 begin
     return query
     with found as materialized (
-        -- The definition is looked up by key, never joined: a plan made while the account had few objects
-        -- would go on to read all of them.
+        -- Here and below rows are looked up by their whole key, never joined: a plan made while a table
+        -- was small would go on to read all of the account's rows.
         select w.*, find_record(p_account_id, w.object_id, p_by, w.identifier) as found_id,
                (select o from objects o where o.account_id = p_account_id and o.object_id = w.object_id) as object
           from unnest(p_writes) as w),
@@ -303,13 +303,14 @@ begin
                     else live_fields(r.fields, r.definition_version, (w.object).removals) end as old_fields,
                coalesce(w.name, r.name) as name, coalesce(w.external_id, r.external_id) as external_id,
                p_by <> 'name' or name_key(w.name) = r.name_key as respelt
-          from found w
-          join records r on r.account_id = p_account_id and r.object_id = w.object_id and r.record_id = w.found_id
-           -- looked at again once the lock is held: the record may have been re-keyed meanwhile
-           and case p_by when 'external_id' then r.external_id = w.identifier
-                         when 'name' then r.name_key = name_key(w.identifier) else true end
-         order by w.object_id, r.record_id
-           for no key update of r),
+          from (select * from found order by object_id, found_id) as w
+         cross join lateral (
+               select r.* from records r
+                where r.account_id = p_account_id and r.object_id = w.object_id and r.record_id = w.found_id
+                  -- looked at again once the lock is held: the record may have been re-keyed meanwhile
+                  and case p_by when 'external_id' then r.external_id = w.identifier
+                                when 'name' then r.name_key = name_key(w.identifier) else true end
+                  for no key update of r) as r),
     merged as (
         select s.*, jsonb_strip_nulls(s.old_fields || s.patch) as fields from standing s),
     judged as materialized (
@@ -337,6 +338,9 @@ begin
           from judged j
          where j.outcome = 'updated'
            and r.account_id = p_account_id and r.object_id = j.object_id and r.record_id = j.record_id
+           -- again, for the index, where the join is planned without it
+           and r.object_id = any (array(select object_id from judged))
+           and r.record_id = any (array(select record_id from judged))
      returning j.position, r.version, r.updated_at, r.updated_by_user_id)
     select j.position, j.outcome,
            case when j.outcome = 'field_required' then array(
@@ -362,9 +366,10 @@ begin
     -- The counter is locked first and the identifier looked up once more under that lock, or
     -- racers for one identifier would each burn a number.
     perform from counters c
-      where c.account_id = p_account_id and c.object_id in (
-          select o.object_id from objects o join unnest(p_writes) as w on w.object_id = o.object_id
-           where o.account_id = p_account_id and o.autoincrement_enabled)
+      where c.account_id = p_account_id and c.object_id = any (array(
+          select w.object_id from unnest(p_writes) as w
+           where (select o.autoincrement_enabled from objects o
+                   where o.account_id = p_account_id and o.object_id = w.object_id)))
       order by c.object_id
         for update;
     return query
@@ -399,8 +404,8 @@ begin
                     where r.account_id = p_account_id and r.object_id = c.object_id
                       and r.number is not null)) as next_number
           from counters c
-         where c.account_id = p_account_id and c.object_id in (
-               select j.object_id from judged j where (j.object).autoincrement_enabled)),
+         where c.account_id = p_account_id and c.object_id = any (array(
+               select j.object_id from judged j where (j.object).autoincrement_enabled))),
     numbered as materialized (
         select j.*, c.next_number - 1 + row_number() over (partition by j.object_id order by j.position) as number
           from judged j left join counted c using (object_id)
@@ -477,9 +482,8 @@ begin
           from unnest(p_object_ids, p_definition_versions, p_identifiers, p_record_ids, p_names, p_external_ids,
                       p_patches, p_user_ids) with ordinality as t(object_id, definition_version, identifier,
                       record_id, name, external_id, patch, user_id, position)
-         where t.definition_version = (select o.version from objects o
-                                        where o.account_id = p_account_id and o.object_id = t.object_id
-                                          and o.deleted_at is null));
+         where t.definition_version = (select case when o.deleted_at is null then o.version end from objects o
+                                        where o.account_id = p_account_id and o.object_id = t.object_id));
     if cardinality(v_waiting) < cardinality(p_object_ids) then
         v_settled := array(select position from unnest(v_waiting));
         for v_position in 1 .. cardinality(p_object_ids) loop
