@@ -132,6 +132,11 @@ def read(model: type[Model], attributes: Mapping[str, Any]) -> tuple[Model, list
     return body, [name for name in attributes if name not in model.model_fields]
 
 
+def given(*values: Any) -> Any:
+    """The first value that is not None: what a body sends, else what is stored, else the default."""
+    return next((value for value in values if value is not None), None)
+
+
 @dataclass(frozen=True)
 class RecordPatch:
     """What a body says of a record. None: not sent, or null, which never clears a name or external_id."""

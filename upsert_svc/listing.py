@@ -126,21 +126,23 @@ def chosen(query: Mapping[str, str], name: str, limit: int = PAGE_SIZE_LIMIT) ->
 
 @dataclass(frozen=True)
 class Order:
-    """A sort of the records, by a closed set of columns; the id settles ties."""
+    """A sort of the records by a closed set of columns, each with the cast of its value in a cursor."""
 
     name: str
-    column: str
-    cast: str
+    columns: tuple[tuple[str, str], ...]
     descending: bool
 
+
+_BY_ID = (("r.record_id", "text"),)
+_BY_UPDATE = (("r.updated_at", "text::timestamptz"), *_BY_ID)  # the id settles ties
 
 ORDERS: Mapping[str, Order] = {
     order.name: order
     for order in (
-        Order("id", "record_id", "text", descending=False),
-        Order("-id", "record_id", "text", descending=True),
-        Order("updated_at", "updated_at", "text::timestamptz", descending=False),
-        Order("-updated_at", "updated_at", "text::timestamptz", descending=True),
+        Order("id", _BY_ID, descending=False),
+        Order("-id", _BY_ID, descending=True),
+        Order("updated_at", _BY_UPDATE, descending=False),
+        Order("-updated_at", _BY_UPDATE, descending=True),
     )
 }
 
@@ -178,19 +180,12 @@ def records_query(
     descending = order.descending != page.backwards
     if page.position is not None:
         values = ", ".join(
-            argument(value, cast) for value, cast in zip(page.position, _casts(order), strict=True)
+            argument(value, cast) for value, (_, cast) in zip(page.position, order.columns, strict=True)
         )
-        conditions.append(f"({_columns(order)}) {'<' if descending else '>'} ({values})")
+        columns = ", ".join(column for column, _ in order.columns)
+        conditions.append(f"({columns}) {'<' if descending else '>'} ({values})")
     direction = "desc" if descending else "asc"
-    sort = ", ".join(f"{column} {direction}" for column in _columns(order).split(", "))
+    sort = ", ".join(f"{column} {direction}" for column, _ in order.columns)
     where = "".join(f"\n   and {condition}" for condition in conditions)
     limit = argument(page.size + 1, "integer")
     return (f"{select}{where}\n order by {sort}\n limit {limit}", *arguments)
-
-
-def _columns(order: Order) -> str:
-    return "r.record_id" if order.column == "record_id" else f"r.{order.column}, r.record_id"
-
-
-def _casts(order: Order) -> tuple[str, ...]:
-    return ("text",) if order.column == "record_id" else (order.cast, "text")

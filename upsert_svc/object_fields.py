@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from upsert_svc import listing, objects, sql, tokens
-from upsert_svc.bodies import FieldBody, NamingBody, OptionBody
+from upsert_svc.bodies import FieldBody, NamingBody, OptionBody, given
 from upsert_svc.database import Connection, Database
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
 from upsert_svc.fields import CUSTOM_OBJECT_TARGET, FIELD_TYPES, OPTION_TYPES, compile_pattern
@@ -89,7 +89,7 @@ class ObjectFields:
                     key=body.key,
                     type=body.type,
                     title=body.title or body.raw_title,
-                    description=_given(body.description, body.raw_description),
+                    description=given(body.description, body.raw_description),
                     position=usage["next_position"],
                     active=body.active is not False,
                     required=body.required is True,
@@ -232,7 +232,7 @@ def _require_field(body: FieldBody) -> None:
 
 def _require_change(field: FieldRow, body: FieldBody) -> None:
     problems: dict[str, list[Problem]] = {}
-    title = _given(body.title, body.raw_title)
+    title = given(body.title, body.raw_title)
     if title is not None and not title.strip():
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
     if field["type"] == "regexp" and body.regexp_for_validation == "":
@@ -250,7 +250,7 @@ def _collect_shared_problems(problems: dict[str, list[Problem]], body: FieldBody
     values = [option.value for option in body.custom_field_options or []]
     if len(set(values)) != len(values):
         problems["custom_field_options"] = [Problem("Two options have the same value", "DuplicateValue")]
-    if any(_given(option.name, option.raw_name) in (None, "") for option in body.custom_field_options or []):
+    if any(given(option.name, option.raw_name) in (None, "") for option in body.custom_field_options or []):
         problems["custom_field_options"] = [Problem("An option needs a name", "BlankValue")]
     if problems:
         raise RecordInvalid(problems)
@@ -280,15 +280,15 @@ async def _change_field(connection: Connection, field: FieldRow, body: FieldBody
             account_id=field["account_id"],
             object_id=field["object_id"],
             field_id=field["field_id"],
-            title=_given(body.title, body.raw_title, field["title"]),
-            description=_given(body.description, body.raw_description, field["description"]),
-            active=_given(body.active if own else None, field["active"]),
-            required=_given(body.required if own else None, field["required"]),
-            regexp_for_validation=_given(body.regexp_for_validation, field["regexp_for_validation"]),
-            tag=_given(body.tag, field["tag"]),
+            title=given(body.title, body.raw_title, field["title"]),
+            description=given(body.description, body.raw_description, field["description"]),
+            active=given(body.active if own else None, field["active"]),
+            required=given(body.required if own else None, field["required"]),
+            regexp_for_validation=given(body.regexp_for_validation, field["regexp_for_validation"]),
+            tag=given(body.tag, field["tag"]),
             options=_dumped(options),
             relationship_filter=_dumped(
-                _given(body.relationship_filter, _loaded(field["relationship_filter"]))
+                given(body.relationship_filter, _loaded(field["relationship_filter"]))
             ),
         )
     )
@@ -299,12 +299,12 @@ async def _change_naming(connection: Connection, stored: Mapping[str, Any], body
     """Sets what is sent of the naming settings; sending them as they stand changes nothing."""
     ids = {"account_id": stored["account_id"], "object_id": stored["object_id"]}
     next_number = await connection.fetchval(*_OBJECTS_SQL.next_number(**ids))
-    new_next = _given(body.autoincrement_next_sequence, next_number)
+    new_next = given(body.autoincrement_next_sequence, next_number)
     naming = {
-        "is_unique": _given(body.is_unique, stored["is_unique"]),
-        "autoincrement_enabled": _given(body.autoincrement_enabled, stored["autoincrement_enabled"]),
-        "autoincrement_prefix": _given(body.autoincrement_prefix, stored["autoincrement_prefix"]),
-        "autoincrement_padding": _given(body.autoincrement_padding, stored["autoincrement_padding"]),
+        "is_unique": given(body.is_unique, stored["is_unique"]),
+        "autoincrement_enabled": given(body.autoincrement_enabled, stored["autoincrement_enabled"]),
+        "autoincrement_prefix": given(body.autoincrement_prefix, stored["autoincrement_prefix"]),
+        "autoincrement_padding": given(body.autoincrement_padding, stored["autoincrement_padding"]),
         "autoincrement_start": stored["autoincrement_start"] if new_next == next_number else new_next,
     }
     if naming["is_unique"] and naming["autoincrement_enabled"]:
@@ -334,18 +334,13 @@ def _option_rows(
     return [
         {
             "id": known_ids[option.value] if option.value in known_ids else next(fresh_ids),
-            "name": _given(option.name, option.raw_name),
-            "raw_name": _given(option.name, option.raw_name),
+            "name": given(option.name, option.raw_name),
+            "raw_name": given(option.name, option.raw_name),
             "value": option.value,
             "position": place,
         }
         for place, option in enumerate(options)
     ]
-
-
-def _given(*values: Any) -> Any:
-    """The first value that is not None."""
-    return next((value for value in values if value is not None), None)
 
 
 def _dumped(value: Any) -> str | None:

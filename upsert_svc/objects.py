@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from upsert_svc import listing, sql, tokens
-from upsert_svc.bodies import ObjectBody
+from upsert_svc.bodies import ObjectBody, given
 from upsert_svc.database import Connection, Database
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
 from upsert_svc.object_types import ObjectTypes
@@ -61,7 +61,7 @@ class Objects:
 
     async def create(self, principal: Principal, body: ObjectBody) -> CustomObject:
         """Makes an object with its two standard fields. Raises RecordInvalid, as for a key taken."""
-        key, title = body.key or "", body.title or body.raw_title or ""
+        key, title = body.key or "", given(body.title, body.raw_title) or ""
         _require_object(key, title)
         async with self._database.records.transaction() as connection:
             object_id = await tokens.next_id(connection, principal.account_id, 1 + len(_STANDARD_FIELDS))
@@ -128,8 +128,8 @@ class Objects:
         """Changes what is sent of an object. Raises RecordNotFound, RecordInvalid."""
         async with self._database.records.transaction() as connection:
             stored = await locked(connection, principal.account_id, key)
-            title = body.title or body.raw_title
-            if (title is not None and not title.strip()) or body.title == "":
+            title = given(body.title, body.raw_title)
+            if title is not None and not title.strip():
                 raise RecordInvalid({"title": [Problem("Title cannot be blank", "BlankValue")]})
             row = await connection.fetchrow(
                 *_SQL.update_object(
@@ -193,18 +193,15 @@ def _require_object(key: str, title: str) -> None:
 def _attributes(body: ObjectBody, stored: Mapping[str, Any]) -> dict[str, Any]:
     """The columns after a change: what the body sets, else what is stored, else the default."""
 
-    def first(*values: Any) -> Any:
-        return next((value for value in values if value is not None), None)
-
     return {
-        "title": first(body.title, body.raw_title, stored["title"]),
-        "title_pluralized": first(
+        "title": given(body.title, body.raw_title, stored["title"]),
+        "title_pluralized": given(
             body.title_pluralized, body.raw_title_pluralized, stored["title_pluralized"]
         ),
-        "description": first(body.description, body.raw_description, stored.get("description")),
-        "include_in_list_view": first(body.include_in_list_view, stored.get("include_in_list_view"), True),
-        "allows_photos": first(body.allows_photos, stored.get("allows_photos"), False),
-        "allows_attachments": first(body.allows_attachments, stored.get("allows_attachments"), False),
+        "description": given(body.description, body.raw_description, stored.get("description")),
+        "include_in_list_view": given(body.include_in_list_view, stored.get("include_in_list_view"), True),
+        "allows_photos": given(body.allows_photos, stored.get("allows_photos"), False),
+        "allows_attachments": given(body.allows_attachments, stored.get("allows_attachments"), False),
     }
 
 

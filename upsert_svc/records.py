@@ -331,6 +331,6 @@ def _name_not_unique() -> RecordInvalid:
 
 
 def _position(order: listing.Order, record: Record) -> tuple[str, ...]:
-    if order.column == "record_id":
-        return (record.record_id,)
-    return (record.updated_at.astimezone(UTC).isoformat(), record.record_id)
+    """The record's values in the columns of the order."""
+    values = {"r.record_id": record.record_id, "r.updated_at": record.updated_at.astimezone(UTC).isoformat()}
+    return tuple(values[column] for column, _ in order.columns)
