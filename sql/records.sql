@@ -1,9 +1,8 @@
 -- name: write
-select outcome, blamed_fields, record_id, name, external_id, fields, version,
+-- The results come in no order.
+select position, outcome, blamed_fields, record_id, name, external_id, fields, version,
        created_at, updated_at, created_by_user_id, updated_by_user_id
-  from write_records(:account_id, :by, :object_ids, :definition_versions, :identifiers, :record_ids,
-                     :names, :external_ids, :patches, :user_ids)
- order by position;
+  from unnest(write_records(:account_id, :by, :writes));
 
 -- name: delete
 select delete_record(:account_id, :object_id, :by, :identifier, :user_id);

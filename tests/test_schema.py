@@ -224,6 +224,8 @@ async def test_an_upsert_finds_its_record_by_an_index(database: Any, by: str, in
     for setting in (
         "plan_cache_mode = force_generic_plan",
         "enable_seqscan = off",
+        "enable_hashjoin = off",
+        "enable_mergejoin = off",
         "client_min_messages = log",
         "auto_explain.log_min_duration = 0",
         "auto_explain.log_nested_statements = on",
@@ -232,8 +234,8 @@ async def test_an_upsert_finds_its_record_by_an_index(database: Any, by: str, in
         await database.execute(f"set {setting}")
     identifier = {"external_id": "e7", "name": "NAME 7", "record_id": f"{7:026d}"}[by]
     row = await database.fetchrow(
-        """select * from write_records(1, $1, '{2}', '{1}', array[$2], '{x}', '{null}', '{null}',
-                                       array['{}']::jsonb[], '{1}')""",
+        """select * from unnest(write_records(1, $1, array[
+               row(0, 2, 1, $2::text, 'x', null, null, '{}'::jsonb, 1)::record_write]))""",
         by,
         identifier,
     )

@@ -10,7 +10,8 @@ import logging
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Any, Literal, NamedTuple
 
 from upsert_svc import sql
 from upsert_svc.database import Connection, Pool, is_open
@@ -21,12 +22,12 @@ Row = Mapping[str, Any]
 
 BATCH_LIMIT = 64
 _SQL = sql.load("records")
+_POSITION = itemgetter("position")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One write, judged by one version of its object's definition, as write_records takes it."""
+class Write(NamedTuple):
+    """One write, judged by one version of its object's definition: a record_write but for its position."""
 
     object_id: int
     definition_version: int
@@ -38,19 +39,15 @@ class Write:
     user_id: int
 
 
-def statement(account_id: int, by: By, writes: Sequence[Write]) -> tuple[object, ...]:
-    """The call of write_records for writes of one account that are found by one kind of identifier."""
+def statement(account_id: int, by: By, writes: Iterable[Write]) -> tuple[object, ...]:
+    """The call of write_records for writes of one account that are found by one kind of identifier.
+
+    It answers a row for each write, in any order; its `position` counts from 0.
+    """
     return _SQL.write(
         account_id=account_id,
         by=by,
-        object_ids=[write.object_id for write in writes],
-        definition_versions=[write.definition_version for write in writes],
-        identifiers=[write.identifier for write in writes],
-        record_ids=[write.record_id for write in writes],
-        names=[write.name for write in writes],
-        external_ids=[write.external_id for write in writes],
-        patches=[write.patch for write in writes],
-        user_ids=[write.user_id for write in writes],
+        writes=[(position, *write) for position, write in enumerate(writes)],
     )
 
 
@@ -79,7 +76,7 @@ class _Batch:
     items: Sequence[_Waiting]
 
     def statement(self) -> tuple[object, ...]:
-        return statement(self.account_id, self.by, [item.write for item in self.items])
+        return statement(self.account_id, self.by, (item.write for item in self.items))
 
     def by_identifier(self) -> Iterable[Sequence[_Waiting]]:
         """The writes of each identifier, in their order of arrival."""
@@ -212,7 +209,7 @@ class Gatherer:
         """Settles every write of the batch, whatever happens; raises nothing but a cancellation."""
         try:
             rows = await connection.fetch(*batch.statement())
-            for item, row in zip(batch.items, rows, strict=True):
+            for item, row in zip(batch.items, sorted(rows, key=_POSITION), strict=True):
                 item.settle(row)
         except asyncio.CancelledError:
             batch.fail(_stopping())

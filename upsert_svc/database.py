@@ -64,8 +64,11 @@ class Pool:
             "default_transaction_isolation": "read committed",
             # Array parameters would have every call planned anew, at more than the cost of running it.
             "plan_cache_mode": "force_generic_plan",
-            # A generic plan outlives the empty table that it was made for.
+            # A generic plan outlives the empty table that it was made for; what is asked for here is few
+            # rows by their keys, in tables that grow.
             "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
             "statement_timeout": f"{settings.statement_timeout_seconds * 1000:.0f}",
             "lock_timeout": f"{lock_timeout_seconds * 1000:.0f}",
             "idle_in_transaction_session_timeout": f"{settings.statement_timeout_seconds * 2000:.0f}",

@@ -19,8 +19,8 @@ TEXTS = [{"key": key, "type": "text"} for key in ("ours", "theirs")]
 NUMBERED = {"autoincrement_enabled": True}
 
 _RIVAL = """
-select w.* from objects o, write_records(o.account_id, $2, array[o.object_id], array[o.version], array[$3],
-       array[$4], array[$5], array[null]::text[], array[$6]::jsonb[], array[o.created_by_user_id]) w
+select w.* from objects o, unnest(write_records(o.account_id, $2, array[
+       row(0, o.object_id, o.version, $3, $4, $5, null, $6::jsonb, o.created_by_user_id)::record_write])) w
  where o.key = $1 and o.deleted_at is null"""
 
 
