@@ -1,42 +1,41 @@
-"""The command: sets the stage, lets both sides run in turn, reports. Ends with 1 if anything went wrong."""
+"""The command: sets the stage, lets the contestants run, reports. Ends with 1 if anything went wrong."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from bench import baseline, cars, contestant, plan, report, stage
+from bench import endurance, growth, open_loop, plan, reads, report, stage, upserts
 from bench.figures import Cell
 from bench.plan import Plan
 from bench.stage import Stage
 
-# More than a cell can send, so that no two cells send the same value.
-_VALUES_A_CELL = 10**8
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a subcommand runs, and how it tells of it. `check` looks whether it can run at all."""
+
+    cells: Callable[[Stage, Plan], Iterator[Cell]]
+    tables: Callable[[Sequence[Cell]], Iterator[str]]
+    check: Callable[[Plan], None] = lambda asked: None
 
 
-def _cells(ready: Stage, asked: Plan) -> Iterator[Cell]:
-    """Every cell of every round; pgbench and HTTP at one number of connections stand side by side."""
-    first_value = cars.FIRST_VALUE
-    for round_number in range(1, asked.rounds + 1):
-        for connections in asked.connections:
-            yield baseline.run(ready, asked, connections, round_number)
-            yield contestant.run(ready, asked, connections, round_number, first_value)
-            first_value += _VALUES_A_CELL
-
-
-def _measured(asked: Plan) -> tuple[list[Cell], dict[str, object]]:
-    cells: list[Cell] = []
-    with stage.prepared(asked) as ready:
-        about = report.surroundings(ready.owner.row("show server_version")[0])
-        for cell in _cells(ready, asked):
-            cells.append(cell)
-            progress = f"round {cell.round}: {cell.what} at {cell.connections}"
-            print(f"{progress}: {cell.latencies.per_second:,.0f}/s", file=sys.stderr, flush=True)
-    return cells, about
+EXPERIMENTS = {
+    plan.UPSERTS: Experiment(upserts.cells, upserts.tables),
+    plan.OPEN_LOOP: Experiment(open_loop.cells, open_loop.tables),
+    plan.READS: Experiment(reads.cells, reads.tables),
+    plan.GROWTH: Experiment(growth.cells, growth.tables, growth.check),
+    plan.ENDURANCE: Experiment(endurance.cells, endurance.tables),
+}
 
 
 def main() -> None:
-    asked = plan.read()
-    cells, about = _measured(asked)
-    print(report.markdown(asked, cells, about))
+    asked = plan.read(sys.argv[1:])
+    experiment = EXPERIMENTS[asked.command]
+    experiment.check(asked)
+    with stage.prepared() as ready:
+        about = report.surroundings(ready.owner.row("show server_version")[0])
+        cells = list(experiment.cells(ready, asked))
+    print("\n".join([report.setting(asked, about), "", *experiment.tables(cells)]).rstrip())
     if asked.json:
         asked.json.write_text(report.as_json(asked, cells, about) + "\n", encoding="utf-8")
     if any(cell.errors for cell in cells):

@@ -1,15 +1,15 @@
-"""What is upserted: cars with 8 fields, about 600 bytes as JSON. Shared by both contestants and the preload.
+"""What is upserted: cars with 8 fields, about 600 bytes as JSON. Shared by all contestants and the preload.
 
-Every upsert sends all fields and changes one, the mileage: a new number of always 12 digits.
+Every upsert sends all fields and changes one, the mileage: a new number of always 12 digits. A car's own
+number has 12 digits too; one that a run creates has the number of its first mileage, and so is always new.
 """
 
 import json
 from typing import Any
 
-OBJECT_KEY = "car"
-NAMING = "manual"
 FIRST_VALUE = 10**11
 LAST_VALUE = 10**12 - 1
+KEY_LIMIT = 10**8
 
 _COLORS = ("red", "green", "blue", "black", "white")
 FIELDS: tuple[dict[str, Any], ...] = (
@@ -46,12 +46,32 @@ FIELDS_BEFORE = _compact(_BEFORE).removesuffix("}") + ',"mileage":'
 FIELDS_AFTER = "," + _compact(_AFTER).removeprefix("{")
 
 
-def external_id(number: str) -> str:
-    """The external_id of the car of that number, which has 8 digits."""
-    return f"VIN-{number}"
+def number(key: int) -> str:
+    """The number of a car as it stands in its name and its external_id."""
+    return f"{key:012d}"
 
 
-def body(number: str, value: str) -> str:
-    """The body of an upsert."""
-    fields = FIELDS_BEFORE + value + FIELDS_AFTER
-    return f'{{"custom_object_record":{{"name":"Car {number}","custom_object_fields":{fields}}}}}'
+def external_id(car_number: str) -> str:
+    """The external_id of the car of that number."""
+    return f"VIN-{car_number}"
+
+
+def name(car_number: str) -> str:
+    """The name of the car of that number."""
+    return f"Car {car_number}"
+
+
+def record_id(key: int) -> str:
+    """The id of a car that stands beforehand, in the form of a ULID."""
+    return f"{key:026d}"
+
+
+def fields(mileage: str) -> str:
+    """A car's fields as JSON."""
+    return FIELDS_BEFORE + mileage + FIELDS_AFTER
+
+
+def body(car_name: str | None, mileage: str) -> str:
+    """The body of an upsert; without a name where the object numbers its records itself."""
+    named = "" if car_name is None else f'"name":"{car_name}",'
+    return f'{{"custom_object_record":{{{named}"custom_object_fields":{fields(mileage)}}}}}'

@@ -1,45 +1,47 @@
-"""The HTTP load: closed-loop connections that upsert random keys. Run as a process of its own.
+"""The HTTP load, closed loop or open. Run as a process of its own.
 
 Reads a Load as JSON from standard input; prints a line when the warm-up is over, then its Findings as JSON.
-Speaks HTTP itself, so that it costs little beside the service: prebuilt requests, one pass over the answer.
+Plain sockets on one selector, prebuilt requests, one pass over the answer: it must cost little beside the
+service.
 """
 
-import asyncio
 import dataclasses
 import gc
 import json
+import math
 import random
-import re
+import select
+import selectors
+import socket
 import sys
 import time
-from collections import Counter
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from itertools import accumulate, repeat
 
-import uvloop
-
-from bench import cars
-from bench.figures import Latencies, summed_up
+from bench.figures import Latencies, percentile, summed_up
+from bench.journal import Journal
+from bench.wire import Answers, Errand, Target, Unclear, requests
 
 MEASURING = "measuring"
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-_OUTCOME = re.compile(rb"\r\nupsert-result: *(\w+)\r\n", re.IGNORECASE)
-_HEAD_END = b"\r\n\r\n"
+_DRAIN_SECONDS = 60
+_RECEIVED_BYTES = 2**14
+_clock = time.perf_counter
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to send, and for how long."""
+    """What to send, and for how long. With a rate, so many requests a second are due, answered or not."""
 
-    host: str
-    port: int
-    authorization: str
+    target: Target
+    errand: Errand
     connections: int
-    keys: int
-    first_value: int
     warmup: float
     seconds: float
     sample: int
+    rate: float = 0
+    arrivals: str = "poisson"
 
 
 @dataclass(frozen=True)
@@ -49,159 +51,172 @@ class Findings:
     latencies: Latencies
     outcomes: dict[str, int]
     errors: dict[str, int]
-    standing: dict[str, list[int]]
+    standing: dict[int, list[int]]
     cpu_seconds: float
+    late_p99_ms: float
 
 
-class Acknowledged:
-    """Per key, the values that may stand: acknowledged ones that no later upsert is sure to have replaced."""
-
-    def __init__(self) -> None:
-        self._values: dict[int, list[tuple[int, float]]] = {}
-        self._uncertain: set[int] = set()
-
-    def note(self, key: int, value: int, sent: float, ended: float) -> None:
-        """An upsert was acknowledged: it replaced what had been acknowledged before it was sent."""
-        rivals = [rival for rival in self._values.get(key, ()) if rival[1] >= sent]
-        self._values[key] = [*rivals, (value, ended)]
-
-    def doubt(self, key: int) -> None:
-        """An upsert failed: whether its value stands is not known."""
-        self._uncertain.add(key)
-
-    def sample(self, size: int) -> dict[str, list[int]]:
-        known = [key for key in self._values if key not in self._uncertain]
-        chosen = random.sample(known, min(size, len(known)))
-        return {f"{key:08d}": [value for value, _ in self._values[key]] for key in chosen}
+def arrivals(load: Load, begun: float) -> Iterator[float]:
+    """When requests are due: never in a closed loop, which sends when it has been answered."""
+    if not load.rate:
+        return repeat(math.inf)
+    gaps = (1 / load.rate if load.arrivals == "uniform" else random.expovariate(load.rate) for _ in repeat(0))
+    return accumulate(gaps, initial=begun)
 
 
-class Run:
-    """What the connections share: the template, the clock, the books."""
+class Connection:
+    """One connection and the request under way on it."""
+
+    __slots__ = ("buffer", "due", "expected", "is_waiting", "key", "sent", "socket", "value")
+
+    def __init__(self, target: Target) -> None:
+        self.socket = socket.create_connection((target.host, target.port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.buffer = b""
+        self.key = self.value = 0
+        self.due = self.sent = 0.0
+        self.expected = ""
+        self.is_waiting = False
+
+
+class Client:
+    """All connections of a run."""
 
     def __init__(self, load: Load) -> None:
-        self.keys = load.keys
-        self.template = _template(load)
-        self.next_value = load.first_value
-        self.milliseconds: list[float] = []
-        self.is_measuring = False
-        self.is_over = False
-        self.acknowledged = Acknowledged()
-        self.outcomes: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
+        self.journal = Journal()
+        self._requests = requests(load.target, load.errand)
+        self._answers = Answers()
+        self._selector = selectors.DefaultSelector()
+        # The one that has been idle longest is next: no server then closes it for its silence.
+        self._idle: deque[Connection] = deque()
+        for _ in range(load.connections):
+            connection = Connection(load.target)
+            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+            self._idle.append(connection)
+        self._under_way = 0
+        self._sends_on = not load.rate
+        self._waiting: deque[float] = deque()
+        self._arrivals = arrivals(load, _clock())
+        self._next_due = next(self._arrivals)
+        while self._idle and self._sends_on:
+            self._send(self._idle.popleft())
 
+    def run_until(self, moment: float) -> None:
+        """Sends and receives."""
+        while (now := _clock()) < moment:
+            self._fall_due(now)
+            self._send_waiting()
+            self._receive(min(moment, self._next_due) - now)
+        self._fall_due(moment)
 
-def _template(load: Load) -> bytes:
-    """A whole request as bytes, with a place for the key, the key again and the value."""
-    body = cars.body("%08d", "%d").encode()
-    length = len(cars.body("0" * 8, str(cars.FIRST_VALUE)).encode())
-    path = f"/api/v2/custom_objects/{cars.OBJECT_KEY}/records?external_id={cars.external_id('%08d')}"
-    head = (
-        f"PATCH {path} HTTP/1.1\r\nHost: {load.host}:{load.port}\r\nAuthorization: {load.authorization}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    )
-    return head.encode() + body
+    def drain(self) -> None:
+        """Makes no new requests; sends those that were due, and waits for all answers."""
+        self._sends_on = False
+        deadline = _clock() + _DRAIN_SECONDS
+        while self._waiting or self._under_way:
+            self._send_waiting()
+            self._receive(1)
+            if _clock() > deadline:
+                raise TimeoutError(f"{self._under_way + len(self._waiting)} requests were never answered")
 
+    def _fall_due(self, now: float) -> None:
+        while self._next_due <= now:
+            self._waiting.append(self._next_due)
+            self._next_due = next(self._arrivals)
 
-class Caller(asyncio.Protocol):
-    """One connection: sends an upsert, waits for its answer, sends the next."""
+    def _send_waiting(self) -> None:
+        while self._waiting and self._idle:
+            self._send(self._idle.popleft(), self._waiting.popleft())
 
-    _transport: asyncio.Transport
+    def _send(self, connection: Connection, due: float | None = None) -> None:
+        request, connection.key, connection.value, connection.expected = next(self._requests)
+        connection.is_waiting = True
+        self._under_way += 1
+        connection.sent = sent = _clock()
+        connection.due = sent if due is None else due
+        try:
+            connection.socket.sendall(request)
+        except OSError:
+            self._lose(connection)
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._buffer = b""
-        self._key = self._value = 0
-        self._sent = 0.0
-        self._is_waiting = False
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def _receive(self, seconds: float) -> None:
+        if seconds < math.inf and self._next_due < math.inf:
+            # The selector itself would wait for whole milliseconds, and requests would be late.
+            select.select((self._selector,), (), (), max(0, seconds))
+            seconds = 0
+        for ready, _ in self._selector.select(seconds):
+            connection: Connection = ready.data
+            try:
+                data = connection.socket.recv(_RECEIVED_BYTES)
+            except OSError:
+                data = b""
+            if data and connection.is_waiting:
+                self._read(connection, connection.buffer + data if connection.buffer else data)
+            else:
+                self._lose(connection)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._send()
-
-    def _send(self) -> None:
-        run = self._run
-        self._key = key = int(random.random() * run.keys) + 1
-        self._value = value = run.next_value
-        run.next_value = value + 1
-        request = run.template % (key, key, value)
-        self._is_waiting = True
-        self._sent = time.perf_counter()
-        self._transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer = buffer = self._buffer + data if self._buffer else data
-        head_end = buffer.find(_HEAD_END)
-        if head_end < 0:
+    def _read(self, connection: Connection, data: bytes) -> None:
+        ended = _clock()
+        try:
+            word = self._answers.word(data)
+        except Unclear:
+            self._lose(connection, "an answer of no clear length")
             return
-        length = _LENGTH.search(buffer, 0, head_end + 2)
-        missing = head_end + len(_HEAD_END) + int(length[1]) - len(buffer) if length else -1
-        if missing > 0:
+        if word is None:
+            connection.buffer = data
             return
-        ended = time.perf_counter()
-        outcome = _OUTCOME.search(buffer, 0, head_end + 2)
-        if missing < 0:
-            self._fail("an answer of no clear length")
-            self._transport.abort()
-            return
-        if buffer.startswith(b"HTTP/1.1 200 ") and outcome is not None:
-            self._succeed(ended, outcome[1].decode())
+        connection.buffer = b""
+        connection.is_waiting = False
+        self._under_way -= 1
+        journal = self.journal
+        journal.outcomes[word] += 1
+        if word == connection.expected:
+            journal.note(connection.key, connection.value, connection.due, connection.sent, ended)
         else:
-            self._fail(buffer[:12].decode("latin-1"))
-        self._buffer = b""
-        if self._run.is_over:
-            self._transport.close()
+            journal.fail(connection.key, f"{word} where {connection.expected} was due")
+        if self._sends_on:
+            self._send(connection)
         else:
-            self._send()
+            self._idle.append(connection)
 
-    def _succeed(self, ended: float, outcome: str) -> None:
-        run = self._run
-        self._is_waiting = False
-        if run.is_measuring:
-            run.milliseconds.append((ended - self._sent) * 1000)
-        run.outcomes[outcome] += 1
-        run.acknowledged.note(self._key, self._value, self._sent, ended)
-
-    def _fail(self, what: str) -> None:
-        self._is_waiting = False
-        self._run.errors[what] += 1
-        self._run.acknowledged.doubt(self._key)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._is_waiting:
-            self._fail("connection lost")
-        self.closed.set_result(None)
+    def _lose(self, connection: Connection, what: str = "connection lost") -> None:
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        if connection.is_waiting:
+            self._under_way -= 1
+            self.journal.fail(connection.key, what)
+        else:
+            self._idle.remove(connection)
 
 
-async def run(load: Load) -> Findings:
+def run(load: Load) -> Findings:
     """Opens the connections, lets them warm up, measures, and waits for the last answers."""
-    books = Run(load)
-    loop = asyncio.get_running_loop()
-    callers: list[Caller] = []
-    for _ in range(load.connections):
-        _, caller = await loop.create_connection(lambda: Caller(books), load.host, load.port)
-        callers.append(caller)
-    await asyncio.sleep(load.warmup)
+    client = Client(load)
+    client.run_until(_clock() + load.warmup)
     print(MEASURING, flush=True)
-    begun, cpu_begun = time.perf_counter(), time.process_time()
-    books.is_measuring = True
-    await asyncio.sleep(load.seconds)
-    books.is_measuring, books.is_over = False, True
-    seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
-    await asyncio.wait_for(asyncio.gather(*(caller.closed for caller in callers)), timeout=60)
+    begun, cpu_begun = _clock(), time.process_time()
+    over = begun + load.seconds
+    client.run_until(over)
+    cpu_seconds = time.process_time() - cpu_begun
+    client.drain()
+    journal = client.journal
+    milliseconds = (journal.due_within if load.rate else journal.ended_within)(begun, over)
     return Findings(
-        latencies=summed_up(books.milliseconds, seconds),
-        outcomes=dict(books.outcomes),
-        errors=dict(books.errors),
-        standing=books.acknowledged.sample(load.sample),
+        latencies=summed_up(milliseconds, load.seconds),
+        outcomes=dict(journal.outcomes),
+        errors=dict(journal.errors),
+        standing=journal.standing(load.sample),
         cpu_seconds=cpu_seconds,
+        late_p99_ms=percentile(sorted(journal.lateness(begun, over)) or [0.0], 990),
     )
 
 
 def main() -> None:
     gc.disable()  # its pauses would be counted as the service's
-    load = Load(**json.load(sys.stdin))
-    findings = uvloop.run(run(load))
+    values = json.load(sys.stdin)
+    target, errand = Target(**values.pop("target")), Errand(**values.pop("errand"))
+    findings = run(Load(target=target, errand=errand, **values))
     print(json.dumps(dataclasses.asdict(findings)), flush=True)
 
 

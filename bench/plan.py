@@ -1,43 +1,137 @@
 """What a run does: read from the command line once, and handed to every part."""
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-KEY_LIMIT = 10**8 - 1
+from bench import cars
+
+PGBENCH, PGBENCH_32 = "pgbench", "pgbench-32"
+RIVALS = ("fastapi", "fastify")
+WORKLOADS = ("update", "mixed", "refused", "hot", "autonumber", "unique")
+UPSERTS, OPEN_LOOP, READS, GROWTH, ENDURANCE = "upserts", "open-loop", "reads", "growth", "endurance"
+
+_SERVICE = re.compile(r"service-([1-9][0-9]?)")
+_COMMANDS = {
+    UPSERTS: "upserts over HTTP beside pgbench, each workload (the default)",
+    OPEN_LOOP: "the latency at half of what a closed loop reaches, counted from when each request was due",
+    READS: "records by id and lists of 100, beside the same selects",
+    GROWTH: "upserts by how many records stand, and over how many objects",
+    ENDURANCE: "the memory under full load",
+}
+_CONNECTIONS = {UPSERTS: [1, 8, 32, 64, 128], OPEN_LOOP: [64], READS: [1, 32], GROWTH: [32], ENDURANCE: [64]}
+_SECONDS = {OPEN_LOOP: 30.0, ENDURANCE: 300.0}
+_CONTESTANTS = {
+    UPSERTS: [PGBENCH, PGBENCH_32, "service-1", "service-2"],
+    OPEN_LOOP: ["service-1"],
+    READS: [PGBENCH, "service-1"],
+    GROWTH: [PGBENCH, "service-1"],
+    ENDURANCE: ["service-1"],
+}
+_TAKING_RIVALS = (UPSERTS, OPEN_LOOP, ENDURANCE)
 
 
 @dataclass(frozen=True)
 class Plan:
     """The size of a run. Each cell is one contestant at one number of connections in one round."""
 
+    command: str
+    contestants: tuple[str, ...]
+    connections: tuple[int, ...]
     rounds: int
     seconds: float
     warmup: float
-    connections: tuple[int, ...]
-    keys: int
-    workers: int
     sample: int
     json: Path | None
+    keys: int = 0
+    workloads: tuple[str, ...] = ()
+    share: float = 0
+    arrivals: str = "poisson"
+    open_connections: int = 0
+    large: bool = False
+    every: float = 0
 
 
-def read(arguments: list[str] | None = None) -> Plan:
+def workers_of(contestant: str) -> int:
+    """How many workers of the service a contestant's name asks for; 0 where it is another one."""
+    asked = _SERVICE.fullmatch(contestant)
+    return int(asked[1]) if asked else 0
+
+
+def read(arguments: list[str]) -> Plan:
     """The plan that the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Upserts over HTTP beside pgbench.")
-    parser.add_argument("--rounds", type=_whole, default=3, help="how often each cell is run")
-    parser.add_argument("--seconds", type=float, default=8, help="how long a cell is measured")
-    parser.add_argument("--warmup", type=float, default=2, help="how long a cell runs before that")
-    parser.add_argument("--connections", type=_whole, nargs="+", default=[1, 32, 64], metavar="N")
-    parser.add_argument("--keys", type=_whole, default=100_000, help="records that stand beforehand")
-    parser.add_argument("--workers", type=_whole, default=1, help="processes of the service")
-    parser.add_argument("--sample", type=_whole, default=1000, help="keys read back after a cell")
+    if not arguments or arguments[0] not in {*_COMMANDS, "-h", "--help"}:
+        arguments = [UPSERTS, *arguments]
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What the service does, measured.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command, what in _COMMANDS.items():
+        _add_options(commands.add_parser(command, help=what, description=what), command)
+    return _checked(vars(parser.parse_args(arguments)), parser)
+
+
+def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
+    def add(name: str, kind: Any, default: Any, told: str, **more: Any) -> None:
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        parser.add_argument(name, type=kind, default=default, help=f"{told} ({shown})", **more)
+
+    known = ", ".join(_known(command))
+    add("--contestants", str, _CONTESTANTS[command], f"of {known}", nargs="+", metavar="NAME")
+    if command in _TAKING_RIVALS:
+        parser.add_argument("--rivals", action="store_true", help="the other web services too")
+    add("--connections", _whole, _CONNECTIONS[command], "at a time", nargs="+", metavar="N")
+    add("--rounds", _whole, 1 if command == ENDURANCE else 3, "how often each cell is run")
+    add("--seconds", float, _SECONDS.get(command, 8.0), "how long a cell is measured")
+    add("--warmup", float, 2.0, "how long a cell runs before that")
+    if command != GROWTH:
+        add("--keys", _whole, 100_000, "records that stand beforehand")
+    add("--sample", _whole, 200 if command == GROWTH else 1000, "keys read back after a cell")
     parser.add_argument("--json", type=Path, help="where to write all figures as JSON")
-    values = vars(parser.parse_args(arguments))
-    if values["keys"] > KEY_LIMIT:
-        parser.error(f"--keys is at most {KEY_LIMIT}")
+    if command == UPSERTS:
+        told = f"what is sent: {', '.join(WORKLOADS)}"
+        add(
+            "--workload",
+            str,
+            ["update"],
+            told,
+            nargs="+",
+            choices=WORKLOADS,
+            metavar="NAME",
+            dest="workloads",
+        )
+    elif command == OPEN_LOOP:
+        add("--share", float, 0.5, "the rate, as a share of the closed loop's")
+        add("--arrivals", str, "poisson", "how requests fall due", choices=("poisson", "uniform"))
+        add("--open-connections", _whole, 256, "of the open loop, so that a request nearly never waits")
+    elif command == GROWTH:
+        parser.add_argument("--large", action="store_true", help="10,000,000 records too")
+    elif command == ENDURANCE:
+        add("--every", float, 5.0, "seconds from one look at the memory to the next")
+
+
+def _known(command: str) -> list[str]:
+    """The names of contestants that a command takes, as they are told."""
+    plain = [name for name in _CONTESTANTS[command] if not workers_of(name)]
+    return [*plain, "service-WORKERS", *(RIVALS if command in _TAKING_RIVALS else ())]
+
+
+def _checked(values: dict[str, Any], parser: argparse.ArgumentParser) -> Plan:
+    command = values["command"]
+    rivals = RIVALS if values.pop("rivals", False) else ()
+    contestants = tuple(dict.fromkeys([*values["contestants"], *rivals]))
+    if unknown := {name for name in contestants if not workers_of(name)} - set(_known(command)):
+        parser.error(f"{command} has no contestant {', '.join(sorted(unknown))}")
+    if not 100 <= values.get("keys", 100) <= cars.KEY_LIMIT:
+        parser.error(f"--keys is from 100 to {cars.KEY_LIMIT}")
     if values["seconds"] <= 0 or values["warmup"] < 0:
         parser.error("--seconds must be above 0, --warmup not below")
-    return Plan(**values | {"connections": tuple(values["connections"])})
+    if values.get("share", 1) <= 0 or values.get("every", 1) <= 0:
+        parser.error("--share and --every must be above 0")
+    values["contestants"] = contestants
+    for name in {"connections", "workloads"} & values.keys():
+        values[name] = tuple(values[name])
+    return Plan(**values)
 
 
 def _whole(text: str) -> int:

@@ -1,132 +1,119 @@
-"""The stage: an embedded PostgreSQL with fsync on, the service as a process, an object with 8 fields."""
+"""The stage: an embedded PostgreSQL with fsync on, the service on it, the objects and tables of a run."""
 
 import base64
 import contextlib
 import os
 import secrets
-import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
-
-from bench import cars
-from bench.database import Owner
-from bench.plan import Plan
-from bench.usage import Family, polled
+from bench import cars, rivals, sites
+from bench.database import RECORDS, Owner
+from bench.sites import Program, Site
+from bench.usage import Family
 from upsert_svc import embedded
 
-HOST = "127.0.0.1"
 _EMAIL = "bench@example.com"
-_START_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Stage:
-    """All that the contestants need."""
+    """All that the contestants need. What is started on it ends with it."""
 
     owner: Owner
+    url: str
     socket_dir: str
     socket_port: str
-    port: int
-    authorization: str
-    service: Family
     postgresql: Family
     scratch: Path
+    token: str
+    _running: contextlib.ExitStack = field(repr=False)
+    _sites: dict[str, Site] = field(default_factory=dict)
+    # Of each cell: more apart than one can send, so that no two cells send the same value.
+    first_values: Iterator[int] = field(default_factory=lambda: count(cars.FIRST_VALUE, 10**8))
 
-    def client(self) -> httpx.Client:
-        """A client of the service's API."""
-        return httpx.Client(
-            base_url=f"http://{HOST}:{self.port}/api/v2",
-            headers={"Authorization": self.authorization},
-            timeout=60,
-            trust_env=False,
-        )
+    @property
+    def authorization(self) -> str:
+        """The credential of all requests."""
+        return f"Basic {base64.b64encode(f'{_EMAIL}/token:{self.token}'.encode()).decode()}"
+
+    def service(self, workers: int) -> Site:
+        """The service with so many workers; started when first asked for."""
+        what = f"upsert_svc, {workers} worker{'s' if workers > 1 else ''}"
+        command = (str(Path(sys.executable).with_name("upsert-svc")), "serve", "--database-url", self.url,
+                   "--host", sites.HOST, "--port", "{port}", "--workers", str(workers))  # fmt: skip
+        environment = _without_urls(os.environ) | {
+            "UPSERT_SVC_BOOTSTRAP_EMAIL": _EMAIL,
+            "UPSERT_SVC_BOOTSTRAP_TOKEN": self.token,
+        }
+        return self._site(Program(what, command, environment, self.scratch, RECORDS))
+
+    def rival(self, name: str) -> Site:
+        """A rival; installed if it is not yet, and started when first asked for."""
+        environment = _without_urls(os.environ) | {
+            "RIVAL_USER": f"{_EMAIL}/token",
+            "RIVAL_TOKEN": self.token,
+            "PGHOST": self.socket_dir,
+            "PGPORT": self.socket_port,
+            "PGUSER": embedded.OWNER,
+            "PGDATABASE": embedded.DATABASE,
+        }
+        return self._site(rivals.program(name, environment))
+
+    def _site(self, program: Program) -> Site:
+        if program.what not in self._sites:
+            log_file = self.scratch / f"site-{len(self._sites)}.log"
+            serving = sites.served(program, self.authorization, log_file)
+            self._sites[program.what] = self._running.enter_context(serving)
+        return self._sites[program.what]
+
+    def make_object(self, key: str, properties: Mapping[str, Any]) -> None:
+        """An object with the fields of a car, and how its records are named."""
+        with self.service(1).client() as client:
+            definition = {"key": key, "title": "Car", "title_pluralized": "Cars"}
+            client.post("/custom_objects", json={"custom_object": definition}).raise_for_status()
+            fields = f"/custom_objects/{key}/fields"
+            if properties:
+                naming = {"custom_object_field": {"properties": dict(properties)}}
+                client.patch(f"{fields}/standard::name", json=naming).raise_for_status()
+            for one in cars.FIELDS:
+                described = {"custom_object_field": {"title": one["key"].title(), **one}}
+                client.post(fields, json=described).raise_for_status()
 
 
 @contextlib.contextmanager
-def prepared(plan: Plan) -> Iterator[Stage]:
-    """Sets the stage, preloaded, and clears it away."""
+def prepared() -> Iterator[Stage]:
+    """Sets the stage, and clears it away. The first service on it migrates the database."""
     with tempfile.TemporaryDirectory(prefix="upsert-svc-bench-") as folder:
         os.chmod(folder, 0o711)  # for the server's own user, where the bench is run by root
         scratch = Path(folder)
-        with (
-            embedded.start(scratch / "data", durable=True) as server,
-            _serving(plan, server, scratch) as stage,
-        ):
-            with stage.client() as client:
-                _make_object(client)
-            stage.owner.preload(plan.keys)
+        with embedded.start(scratch / "data", durable=True) as server, contextlib.ExitStack() as running:
+            stage = _on(server, scratch, running)
+            stage.service(1)
             yield stage
 
 
-@contextlib.contextmanager
-def _serving(plan: Plan, server: embedded.Server, scratch: Path) -> Iterator[Stage]:
-    token = secrets.token_urlsafe(32)
-    port = _free_port()
-    program = str(Path(sys.executable).with_name("upsert-svc"))
-    environment = {name: value for name, value in os.environ.items() if "DATABASE_URL" not in name} | {
-        "UPSERT_SVC_BOOTSTRAP_EMAIL": _EMAIL,
-        "UPSERT_SVC_BOOTSTRAP_TOKEN": token,
-    }
-    command = [program, "serve", "--database-url", server.url, "--host", HOST, "--port", str(port)]
-    with (
-        (scratch / "service.log").open("w+b") as log,
-        subprocess.Popen(
-            [*command, "--workers", str(plan.workers)], env=environment, stdout=log, stderr=log, cwd=scratch
-        ) as service,
-    ):
-        try:
-            stage = _stage(server, port, token, service.pid, scratch)
-            _wait_until_ready(stage, service, scratch)
-            yield stage
-        finally:
-            service.terminate()
-            service.wait(_START_SECONDS)
-
-
-def _stage(server: embedded.Server, port: int, token: str, service_pid: int, scratch: Path) -> Stage:
+def _on(server: embedded.Server, scratch: Path, running: contextlib.ExitStack) -> Stage:
     address = {name: values[0] for name, values in parse_qs(urlsplit(server.url).query).items()}
     postmaster = (server.data_dir / "cluster/data/postmaster.pid").read_text().splitlines()[0]
-    credential = base64.b64encode(f"{_EMAIL}/token:{token}".encode()).decode()
     return Stage(
         owner=Owner(server.url),
+        url=server.url,
         socket_dir=address["host"],
         socket_port=address["port"],
-        port=port,
-        authorization=f"Basic {credential}",
-        service=Family.of(service_pid),
         postgresql=Family.of(int(postmaster)),
         scratch=scratch,
+        token=secrets.token_urlsafe(32),
+        _running=running,
     )
 
 
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
-
-
-def _wait_until_ready(stage: Stage, service: subprocess.Popen[bytes], scratch: Path) -> None:
-    def ready() -> bool:
-        if service.poll() is not None:
-            raise RuntimeError(f"The service ended: {(scratch / 'service.log').read_text()}")
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"http://{HOST}:{stage.port}/readyz", trust_env=False).is_success
-        return False
-
-    polled(ready, _START_SECONDS, "the service is not ready")
-
-
-def _make_object(client: httpx.Client) -> None:
-    key = cars.OBJECT_KEY
-    definition = {"key": key, "title": "Car", "title_pluralized": "Cars"}
-    client.post("/custom_objects", json={"custom_object": definition}).raise_for_status()
-    for field in cars.FIELDS:
-        described = {"custom_object_field": {"title": field["key"].title(), **field}}
-        client.post(f"/custom_objects/{key}/fields", json=described).raise_for_status()
+def _without_urls(environment: Mapping[str, str]) -> dict[str, str]:
+    """The service takes its other settings from the environment, but never another database."""
+    return {name: value for name, value in environment.items() if "DATABASE_URL" not in name}

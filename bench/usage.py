@@ -47,18 +47,31 @@ def _resident(process: psutil.Process) -> int:
     return int(process.memory_info().rss)
 
 
-def over(seconds: float, families: Mapping[str, Family]) -> dict[str, Usage]:
-    """What the families use in the next seconds."""
-    before = {name: family.cpu_seconds() for name, family in families.items()}
-    time.sleep(seconds)
-    after = {name: family.cpu_seconds() for name, family in families.items()}
-    return {name: Usage(after[name] - before[name], family.memory_mb()) for name, family in families.items()}
+def over(seconds: float, families: Mapping[str, Family], every: float = 0) -> dict[str, Usage]:
+    """What the families use in the next seconds; their memory again and again where `every` says when."""
+    begun = time.monotonic()
+    cpu_before = {name: family.cpu_seconds() for name, family in families.items()}
+    series: dict[str, list[tuple[float, float]]] = {name: [] for name in families}
+    for look in range(int(seconds / every) + 1 if every else 0):
+        _sleep_until(begun + look * every)
+        for name, family in families.items():
+            series[name].append((time.monotonic() - begun, family.memory_mb()))
+    _sleep_until(begun + seconds)
+    cpu_after = {name: family.cpu_seconds() for name, family in families.items()}
+    return {
+        name: Usage(cpu_after[name] - cpu_before[name], family.memory_mb(), series[name])
+        for name, family in families.items()
+    }
 
 
-def polled(ready: Callable[[], bool], seconds: float, what: str) -> None:
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def polled(ready: Callable[[], bool], seconds: float) -> None:
     """Waits until something is so. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            raise TimeoutError(what)
+            raise TimeoutError
         time.sleep(0.05)
