@@ -28,10 +28,10 @@ select r.record_id, r.name, r.external_id, shown_fields(o, r.fields, r.definitio
 
 -- name: list
 -- The listing adds its conditions, order and limit.
-select r.record_id, r.name, r.external_id, r.version, r.created_at, r.updated_at, r.created_by_user_id,
-       r.updated_by_user_id, shown_fields((select o from objects o
-                                            where o.account_id = :account_id and o.object_id = :object_id),
-                                          r.fields, r.definition_version) as fields
+select r.record_id, r.name, r.external_id,
+       shown_fields((select o from objects o where o.account_id = :account_id and o.object_id = :object_id),
+                    r.fields, r.definition_version) as fields,
+       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
   from records r
  where r.account_id = :account_id and r.object_id = :object_id;
 

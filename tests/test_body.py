@@ -118,8 +118,8 @@ def test_many_brackets_in_text_are_not_depth() -> None:
     ],
 )
 def test_json_and_plain_text_are_taken(content_type: str) -> None:
-    body.require_json(content_type)
-    body.require_json(content_type, "identity")
+    body.require_json(content_type.encode())
+    body.require_json(content_type.encode(), b"identity")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_json_and_plain_text_are_taken(content_type: str) -> None:
 )
 def test_other_media_types_and_encodings_are_refused(content_type: str, encoding: str) -> None:
     with pytest.raises(UnsupportedMediaType):
-        body.require_json(content_type, encoding)
+        body.require_json(content_type.encode(), encoding.encode())
 
 
 json_values = st.recursive(

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from upsert_svc import purge, tokens
 from upsert_svc.api import answers
 from upsert_svc.api.envelope import Envelope, ShortWay
-from upsert_svc.api.routes import UPSERTS, routes
+from upsert_svc.api.routes import UPSERTS, handler, routes
 from upsert_svc.database import Database
 from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
 from upsert_svc.migrations import CURSOR_KEY
@@ -54,7 +54,8 @@ def create(settings: Settings | None = None) -> Envelope:
     )
     app.router.redirect_slashes = False
     upserts = next(route for route in table if route.path == UPSERTS)
-    return Envelope(app, ShortWay(upserts, "PATCH"), log_requests=settings.log_requests)
+    short_way = ShortWay(upserts, "PATCH", handler(UPSERTS, "PATCH"))
+    return Envelope(app, short_way, log_requests=settings.log_requests)
 
 
 async def _cursor_key(settings: Settings, database: Database) -> bytes:

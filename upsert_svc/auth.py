@@ -5,6 +5,7 @@ A looked-up token is believed for at most a second, so that a revoked one stops 
 
 import base64
 import binascii
+import hashlib
 import time
 
 from upsert_svc import tokens
@@ -24,27 +25,26 @@ class Authenticator:
         self._ttl_seconds = ttl_seconds
         self._believed: dict[bytes, tuple[float, Principal]] = {}
 
-    async def __call__(self, authorization: str) -> Principal:
+    async def __call__(self, authorization: bytes) -> Principal:
         """The Principal of the header's credential. Raises NotAuthenticated."""
+        digest = hashlib.sha256(authorization).digest()  # so that no credential stays in memory
+        now = time.monotonic()
+        if (believed := self._believed.get(digest)) is not None and now < believed[0]:
+            return believed[1]
+        self._believed.pop(digest, None)
+        principal = await self._looked_up(authorization.decode("latin-1"))
+        if len(self._believed) >= _CACHE_LIMIT:
+            self._believed.clear()
+        self._believed[digest] = (now + self._ttl_seconds, principal)
+        return principal
+
+    async def _looked_up(self, authorization: str) -> Principal:
         email, token = _credential(authorization)
-        principal = await self._principal(tokens.digest(token))
+        async with self._lookups.connection() as connection:
+            principal = await tokens.find(connection, tokens.digest(token))
         if principal is None or (email is not None and email.lower() != principal.email):
             raise NotAuthenticated
         return principal
-
-    async def _principal(self, token_digest: bytes) -> Principal | None:
-        now = time.monotonic()
-        until, principal = self._believed.get(token_digest, (0.0, None))
-        if now < until:
-            return principal
-        async with self._lookups.connection() as connection:
-            found = await tokens.find(connection, token_digest)
-        self._believed.pop(token_digest, None)
-        if found is not None:
-            if len(self._believed) >= _CACHE_LIMIT:
-                self._believed.clear()
-            self._believed[token_digest] = (now + self._ttl_seconds, found)
-        return found
 
 
 def _credential(authorization: str) -> tuple[str | None, str]:

@@ -6,8 +6,8 @@ or read-only are collected, to be named in a warning.
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -137,13 +137,12 @@ def given(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-@dataclass(frozen=True)
-class RecordPatch:
+class RecordPatch(NamedTuple):
     """What a body says of a record. None: not sent, or null, which never clears a name or external_id."""
 
     name: str | None = None
     external_id: str | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = MappingProxyType({})
     ignored: tuple[str, ...] = ()
 
 
@@ -188,6 +187,6 @@ def external_id_problem(external_id: object) -> Problem | None:
 
 
 def _length_problem(name: str, value: str) -> Problem | None:
-    if len(unicodedata.normalize("NFC", value)) <= TEXT_LIMIT:
+    if len(value if value.isascii() else unicodedata.normalize("NFC", value)) <= TEXT_LIMIT:
         return None
     return Problem(f"{name} is longer than {TEXT_LIMIT} characters", "TooLong")

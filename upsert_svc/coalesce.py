@@ -8,7 +8,7 @@ an upsert is safe to send again), and while the service stops.
 import asyncio
 import logging
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from upsert_svc.database import Connection, Pool, is_open
 from upsert_svc.errors import ServiceError, ServiceUnavailable, is_definite, translated
 
 By = Literal["external_id", "name", "record_id", "none"]
-Row = Mapping[str, Any]
+Row = Any  # a row of the driver: by name, by place, or a slice of it
 
 BATCH_LIMIT = 64
 _SQL = sql.load("records")
@@ -100,15 +100,20 @@ class _Queue:
         self._limit = limit
         self._turns: OrderedDict[tuple[int, By], OrderedDict[int, deque[_Waiting]]] = OrderedDict()
         self._counts: defaultdict[int, int] = defaultdict(int)
+        self._length = 0
         self._arrival = asyncio.Event()
 
     def put(self, account_id: int, by: By, item: _Waiting) -> None:
         """Raises ServiceUnavailable when there is no room."""
-        if self._counts[account_id] >= self._limit // 2 or sum(self._counts.values()) >= self._limit:
+        if self._counts[account_id] >= self._limit // 2 or self._length >= self._limit:
             raise ServiceUnavailable("Too many writes are waiting")
+        self._length += 1
         self._counts[account_id] += 1
-        objects = self._turns.setdefault((account_id, by), OrderedDict())
-        objects.setdefault(item.write.object_id, deque()).append(item)
+        if (objects := self._turns.get((account_id, by))) is None:
+            objects = self._turns[account_id, by] = OrderedDict()
+        if (queue := objects.get(item.write.object_id)) is None:
+            queue = objects[item.write.object_id] = deque()
+        queue.append(item)
         self._arrival.set()
 
     async def next(self) -> _Batch:
@@ -126,6 +131,7 @@ class _Queue:
         taken = list(_in_turn(objects))
         if objects:
             self._turns[account_id, by] = objects
+        self._length -= len(taken)
         self._counts[account_id] -= len(taken)
         if not self._counts[account_id]:
             del self._counts[account_id]

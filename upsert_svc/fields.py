@@ -86,11 +86,11 @@ def is_record_id(value: str) -> bool:
 
 
 def compile_pattern(pattern: str) -> Any:
-    """A pattern of a regexp field, matched in linear time. Raises ValueError for one that is not."""
+    """A regexp field's pattern, to be matched against UTF-8. Raises ValueError for one not linear in time."""
     options = re2.Options()
     options.log_errors = False
     try:
-        return re2.compile(pattern, options=options)
+        return re2.compile(pattern.encode(), options=options)  # bytes spare it the places of each character
     except re2.error as error:
         reason = error.args[0]
         raise ValueError(reason.decode("utf-8", "replace") if isinstance(reason, bytes) else reason) from None
@@ -129,7 +129,7 @@ def _matching(pattern: str) -> AfterValidator:
     compiled = compile_pattern(pattern)
 
     def judge(value: str) -> str:
-        if compiled.search(value) is None:
+        if compiled.search(value.encode()) is None:
             raise ValueError
         return value
 

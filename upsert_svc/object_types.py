@@ -8,6 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -18,7 +19,8 @@ from upsert_svc.errors import RecordNotFound
 from upsert_svc.fields import CUSTOM_OBJECT_TARGET, FieldDefinition, FieldValidator
 
 _SQL = sql.load("objects")
-_CACHE_LIMIT = 1000
+_FIELDS_LIMIT = 100_000  # fields of all cached definitions; a compiled one takes about 3 KB
+_SHAPES_LIMIT = 1000
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ObjectType:
     version: int
     is_unique: bool
     is_autonumbered: bool
+    field_count: int
     validator: FieldValidator = field(repr=False)
     lookup_targets: Mapping[str, str]  # lookup field → key of the object that it points to
 
@@ -41,6 +44,7 @@ class ObjectTypes:
     def __init__(self, lookups: Pool) -> None:
         self._lookups = lookups
         self._cached: OrderedDict[tuple[int, str], ObjectType] = OrderedDict()
+        self._cached_fields = 0
         self._confirming: dict[tuple[int, str], asyncio.Task[ObjectType]] = {}
 
     async def get(self, account_id: int, key: str) -> ObjectType:
@@ -59,9 +63,11 @@ class ObjectTypes:
         if row is None:
             raise RecordNotFound
         loaded = _compiled(account_id, key, row)
+        self.forget(account_id, key)
         self._cached[account_id, key] = loaded
-        if len(self._cached) > _CACHE_LIMIT:
-            self._cached.popitem(last=False)
+        self._cached_fields += loaded.field_count
+        while self._cached_fields > _FIELDS_LIMIT:
+            self.forget(*next(iter(self._cached)))
         return loaded
 
     async def confirmed(self, object_type: ObjectType) -> ObjectType:
@@ -98,14 +104,21 @@ class ObjectTypes:
 
     def forget(self, account_id: int, key: str) -> None:
         """Drops a definition that has changed."""
-        self._cached.pop((account_id, key), None)
+        if (forgotten := self._cached.pop((account_id, key), None)) is not None:
+            self._cached_fields -= forgotten.field_count
+
+
+@lru_cache(maxsize=_SHAPES_LIMIT)
+def _validator(fields: tuple[FieldDefinition, ...]) -> FieldValidator:
+    """Compiling takes milliseconds; objects of the same fields share it."""
+    return FieldValidator(fields)
 
 
 def _compiled(account_id: int, key: str, row: Mapping[str, Any]) -> ObjectType:
-    fields = [
+    fields = tuple(
         FieldDefinition(**(loaded | {"options": tuple(loaded["options"])}))
         for loaded in orjson.loads(row["fields"])
-    ]
+    )
     targets = {
         field.key: field.relationship_target_type.removeprefix(CUSTOM_OBJECT_TARGET)
         for field in fields
@@ -118,6 +131,7 @@ def _compiled(account_id: int, key: str, row: Mapping[str, Any]) -> ObjectType:
         version=row["version"],
         is_unique=row["is_unique"],
         is_autonumbered=row["autoincrement_enabled"],
-        validator=FieldValidator(fields),
+        field_count=len(fields) + 1,  # with the name
+        validator=_validator(fields),
         lookup_targets=targets,
     )

@@ -11,6 +11,41 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from upsert_svc.errors import BadRequest
 
 
+class _WholeAnswers:
+    """A connection's transport that sends the head of an answer together with its body.
+
+    uvicorn writes one after the other, and uvloop sends each write at once: two packets, and two wake-ups of
+    the client, for every answer.
+    """
+
+    __slots__ = ("_head", "_transport", "is_closing")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._head = b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100 "):
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Sends a head that no body follows."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class BoundedHttp(HttpToolsProtocol):
     """Bounds the time and the size of a request's line and headers; uvicorn bounds neither.
 
@@ -24,7 +59,7 @@ class BoundedHttp(HttpToolsProtocol):
     _is_reading_headers = True
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(_WholeAnswers(transport))  # type: ignore[arg-type]
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
@@ -33,13 +68,13 @@ class BoundedHttp(HttpToolsProtocol):
             self._header_bytes += len(data)
             if self._header_bytes > self.header_limit_bytes:
                 self._refuse(431, "The headers are too large")
+            elif self._deadline is None:
+                self._set_deadline()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_reading_headers = True
         self._header_bytes = 0
-        if self._deadline is None:
-            self._set_deadline()
 
     def on_headers_complete(self) -> None:
         self._is_reading_headers = False
@@ -48,6 +83,10 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse(431, "The headers are too large")
         else:
             super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)

@@ -95,7 +95,7 @@ async def test_forwarded_headers_of_an_untrusted_caller_are_ignored(untrusting: 
     [("10.1.2.3", "https"), ("::ffff:10.1.2.3", "https"), ("10.2.0.1", "http"), ("x", "http")],
 )
 def test_a_proxy_is_known_by_its_address_in_either_family(address: str, scheme: str) -> None:
-    headers = {"host": "a", "x-forwarded-proto": "https"}
+    headers = {b"host": b"a", b"x-forwarded-proto": b"https"}
     scope = {"type": "http", "scheme": "http", "client": (address, 1)}
     assert api_url(scope, headers, (ip_network("10.1.0.0/16"),)) == f"{scheme}://a/api/v2"
 

@@ -6,14 +6,13 @@ Refuses an unknown caller and a query that cannot be read, before anything else 
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from upsert_svc import auth, body
 from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound
@@ -26,19 +25,20 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:]+")
 _HOST = re.compile(r"[A-Za-z0-9.\-_]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """A request of a known caller."""
 
-    request: Request
-    headers: Mapping[str, str]
+    scope: Scope
+    receive: Receive
+    headers: body.Headers
     service: Service
     principal: Principal
     query: "Query"
 
     def path(self, name: str) -> str:
         """A parameter of the path. Raises RecordNotFound for one that nothing can be called by."""
-        value: str = self.request.path_params[name]
+        value: str = self.scope["path_params"][name]
         if body.unstorable(value) is not None:
             raise RecordNotFound
         return value
@@ -56,35 +56,29 @@ class Call:
         settings = self.service.settings
         return await body.read(
             self.headers,
-            self.request.receive,
+            self.receive,
             limit_bytes=settings.body_limit_bytes,
             timeout_seconds=settings.body_timeout_seconds,
         )
 
     def url(self, *parts: str) -> str:
         """An absolute address under /api/v2, as this caller reaches the service."""
-        return "/".join((self._root, *map(_quoted, parts)))
+        return "/".join((self.root_url(), *map(_quoted, parts)))
 
-    @cached_property
-    def _root(self) -> str:
-        return api_url(self.request.scope, self.headers, self.service.settings.trusted_proxies)
+    def root_url(self) -> str:
+        """The absolute address of /api/v2, as this caller reaches the service."""
+        return api_url(self.scope, self.headers, self.service.settings.trusted_proxies)
 
 
 Endpoint = Callable[[Call], Awaitable[Response]]
+Handler = Callable[[Scope, Receive], Awaitable[Response]]
 
 
 class Query(Mapping[str, str]):
     """The query of a request: the last value of each name, and how often it was given."""
 
     def __init__(self, raw: bytes) -> None:
-        try:
-            pairs = parse_qsl(
-                raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=_QUERY_LIMIT
-            )
-        except UnicodeDecodeError:
-            raise BadRequest("The query is not UTF-8") from None
-        except ValueError:
-            raise BadRequest(f"The query has more than {_QUERY_LIMIT} parameters") from None
+        pairs = _pairs(raw)
         self._values = dict(pairs)
         self._names = [name for name, _ in pairs]
         for name, value in pairs:
@@ -114,44 +108,71 @@ class Query(Mapping[str, str]):
         return len(self._values)
 
 
-def called(endpoint: Endpoint, *, admin_only: bool) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint behind authentication, as Starlette calls it."""
+def _pairs(raw: bytes) -> list[tuple[str, str]]:
+    """The parameters of a query in their order. Raises BadRequest."""
+    try:
+        text = raw.decode("utf-8")
+        if "%" in text or "+" in text or text.count("&") > _QUERY_LIMIT:
+            return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_LIMIT)
+    except UnicodeDecodeError:
+        raise BadRequest("The query is not UTF-8") from None
+    except ValueError:
+        raise BadRequest(f"The query has more than {_QUERY_LIMIT} parameters") from None
+    # nothing is escaped, so there is no need of the library, which takes its time
+    return [(part[0], part[2]) for part in (pair.partition("=") for pair in text.split("&") if pair)]
 
-    async def handle(request: Request) -> Response:
-        service: Service = request.app.state.service
-        headers = _headers(request.scope)
-        principal = await service.authenticate(headers.get("authorization", ""))
-        request.state.account_id = principal.account_id
+
+def called(endpoint: Endpoint, *, admin_only: bool) -> Handler:
+    """The endpoint behind authentication."""
+
+    async def handle(scope: Scope, receive: Receive) -> Response:
+        service: Service = scope["app"].state.service
+        # of a header that is given twice the first counts
+        headers: body.Headers = dict(reversed(scope["headers"]))
+        principal = await service.authenticate(headers.get(b"authorization", b""))
+        scope.setdefault("state", {})["account_id"] = principal.account_id
         if admin_only:
             auth.require_admin(principal)
-        return await endpoint(
-            Call(request, headers, service, principal, Query(request.scope["query_string"]))
-        )
+        return await endpoint(Call(scope, receive, headers, service, principal, Query(scope["query_string"])))
 
     return handle
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    """The headers by name in lower case, read once; of one that is given twice the first."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
-
-
-def api_url(scope: Scope, headers: Mapping[str, str], trusted_proxies: tuple[Network, ...]) -> str:
+def api_url(scope: Scope, headers: body.Headers, trusted_proxies: tuple[Network, ...]) -> str:
     """The address of /api/v2 as the caller sees it; a trusted proxy may name its own scheme and host."""
-    scheme, host = scope["scheme"], headers.get("host", "")
-    client = scope.get("client")
-    if _is_trusted(client[0] if client else "", trusted_proxies):
-        forwarded = headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
-        scheme = forwarded if forwarded in ("http", "https") else scheme
-        forwarded = headers.get("x-forwarded-host", "").split(",")[0].strip()
-        host = forwarded if _HOST.fullmatch(forwarded) else host
-    if not _HOST.fullmatch(host):
-        server = scope.get("server") or ("localhost", None)
-        host = f"{server[0]}:{server[1]}" if server[1] else str(server[0])
-    return f"{scheme}://{host}/api/v2"
+    client, server = scope.get("client"), scope.get("server")
+    return _api_url(
+        scope["scheme"],
+        headers.get(b"host", b""),
+        headers.get(b"x-forwarded-proto", b""),
+        headers.get(b"x-forwarded-host", b""),
+        client[0] if client else "",
+        tuple(server) if server else ("localhost", None),
+        trusted_proxies,
+    )
 
 
 @lru_cache(maxsize=1024)
+def _api_url(
+    scheme: str,
+    host_header: bytes,
+    forwarded_proto: bytes,
+    forwarded_host: bytes,
+    caller: str,
+    server: tuple[str, int | None],
+    trusted_proxies: tuple[Network, ...],
+) -> str:
+    host = host_header.decode("latin-1")
+    if _is_trusted(caller, trusted_proxies):
+        forwarded = forwarded_proto.decode("latin-1").split(",")[0].strip().lower()
+        scheme = forwarded if forwarded in ("http", "https") else scheme
+        forwarded = forwarded_host.decode("latin-1").split(",")[0].strip()
+        host = forwarded if _HOST.fullmatch(forwarded) else host
+    if not _HOST.fullmatch(host):
+        host = f"{server[0]}:{server[1]}" if server[1] else server[0]
+    return f"{scheme}://{host}/api/v2"
+
+
 def _is_trusted(caller: str, trusted_proxies: tuple[Network, ...]) -> bool:
     try:
         address = ip_address(caller)

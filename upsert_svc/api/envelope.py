@@ -9,11 +9,11 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.datastructures import State
-from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from upsert_svc.api.answers import error_response
+from upsert_svc.api.calls import Handler
 from upsert_svc.errors import InternalServerError, ServiceError
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -26,9 +26,10 @@ class ShortWay:
     The route stays in the router too; by either way it answers alike.
     """
 
-    def __init__(self, route: Route, method: str) -> None:
+    def __init__(self, route: Route, method: str, handle: Handler) -> None:
         self._route = route
         self._method = method
+        self._handle = handle
         self._path = route.path_regex
 
     def to(self, app: Starlette, scope: Scope) -> ASGIApp | None:
@@ -41,7 +42,7 @@ class ShortWay:
         return self._answer
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._route.endpoint(Request(scope, receive))
+        response = await self._handle(scope, receive)
         await response(scope, receive, send)
 
 

@@ -48,7 +48,7 @@ async def delete(call: Call) -> Response:
 async def reorder(call: Call) -> Response:
     field_ids = _field_ids(await call.json_or(_NO_IDS))
     await call.service.object_fields.reorder(call.principal, call.path("key"), field_ids)
-    return answers.json_response("")
+    return answers.JsonResponse("")
 
 
 async def limit(call: Call) -> Response:
@@ -86,6 +86,6 @@ def _unchanged(row: FieldRow, body: FieldBody) -> list[str]:
 
 
 def _answer(call: Call, row: FieldRow, ignored: list[str], status: int = 200) -> Response:
-    return answers.json_response(
+    return answers.JsonResponse(
         {WRAPPER: answers.custom_object_field(call, row)}, status, answers.warning(ignored)
     )

@@ -1,18 +1,18 @@
 """Whether the process lives, and whether it can do its work. Open to everyone."""
 
-from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
-from upsert_svc.api.answers import json_response
+from upsert_svc.api.answers import JsonResponse
 
 
-async def alive(_request: Request) -> Response:
+async def alive(_scope: Scope, _receive: Receive) -> Response:
     """Answers while the process lives."""
-    return json_response({"status": "ok"})
+    return JsonResponse({"status": "ok"})
 
 
-async def ready(request: Request) -> Response:
+async def ready(scope: Scope, _receive: Receive) -> Response:
     """Answers while the database does; 503 otherwise."""
-    async with request.app.state.service.database.lookups.connection() as connection:
+    async with scope["app"].state.service.database.lookups.connection() as connection:
         await connection.execute("select 1")
-    return json_response({"status": "ok"})
+    return JsonResponse({"status": "ok"})

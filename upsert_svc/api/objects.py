@@ -53,6 +53,6 @@ async def _body(call: Call) -> tuple[ObjectBody, list[str]]:
 
 
 def _answer(call: Call, item: CustomObject, ignored: list[str], status: int = 200) -> Response:
-    return answers.json_response(
+    return answers.JsonResponse(
         {WRAPPER: answers.custom_object(call, item)}, status, answers.warning(ignored)
     )

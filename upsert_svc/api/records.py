@@ -39,7 +39,7 @@ async def update(call: Call) -> Response:
 
 async def show(call: Call) -> Response:
     record = await call.service.records.show(call.principal, call.path("key"), call.path("id"))
-    return answers.json_response({"custom_object_record": answers.record(call, record)})
+    return answers.JsonResponse({"custom_object_record": answers.record(call, record)})
 
 
 async def delete(call: Call) -> Response:
@@ -63,9 +63,7 @@ async def listing(call: Call) -> Response:
 
 async def count(call: Call) -> Response:
     value = await call.service.records.count(call.principal, call.path("key"))
-    return answers.json_response(
-        {"count": {"value": value, "refreshed_at": answers.time_text(datetime.now(UTC))}}
-    )
+    return answers.JsonResponse({"count": {"value": value, "refreshed_at": datetime.now(UTC)}})
 
 
 def identified(query: Query) -> Identifier:

@@ -1,16 +1,12 @@
 """The route table: every path, its methods, and who may call them."""
 
-from collections.abc import Awaitable, Callable
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from upsert_svc.api import fields, health, objects, records
-from upsert_svc.api.calls import Endpoint, called
+from upsert_svc.api.calls import Endpoint, Handler, called
 from upsert_svc.errors import MethodNotAllowed
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 ROOT = "/api/v2/custom_objects"
 OBJECT = f"{ROOT}/{{key}}"
@@ -50,19 +46,22 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
 }
 
 
+def handler(path: str, method: str) -> Handler:
+    """What answers one method of one path of the table."""
+    endpoint, admin_only = TABLE[path][method]
+    return called(endpoint, admin_only=admin_only)
+
+
 def routes() -> list[Route]:
     """All routes of the service."""
     return [
         _route("/healthz", {"GET": health.alive}),
         _route("/readyz", {"GET": health.ready}),
-        *(_route(path, _authenticated(methods)) for path, methods in TABLE.items()),
+        *(
+            _route(path, {method: handler(path, method) for method in methods})
+            for path, methods in TABLE.items()
+        ),
     ]
-
-
-def _authenticated(methods: dict[str, tuple[Endpoint, bool]]) -> dict[str, Handler]:
-    return {
-        method: called(endpoint, admin_only=admin_only) for method, (endpoint, admin_only) in methods.items()
-    }
 
 
 def _route(path: str, handlers: dict[str, Handler]) -> Route:
@@ -70,10 +69,10 @@ def _route(path: str, handlers: dict[str, Handler]) -> Route:
         handlers = handlers | {"HEAD": handlers["GET"]}
 
     async def dispatch(request: Request) -> Response:
-        handler = handlers.get(request.method)
-        if handler is None:
+        handle = handlers.get(request.method)
+        if handle is None:
             raise MethodNotAllowed(sorted(handlers))
-        return await handler(request)
+        return await handle(request.scope, request.receive)
 
     route = Route(path, dispatch)
     route.methods = set()  # every method comes to dispatch, so that Allow names them all
