@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
@@ -37,6 +38,7 @@ def create(settings: Settings | None = None) -> Envelope:
         service.gatherer.start()
         app.state.service = service
         purging = asyncio.create_task(purge.run(database.records))
+        _spare_the_collector()
         try:
             yield
         finally:
@@ -56,6 +58,12 @@ def create(settings: Settings | None = None) -> Envelope:
     upserts = next(route for route in table if route.path == UPSERTS)
     short_way = ShortWay(upserts, "PATCH", handler(UPSERTS, "PATCH"))
     return Envelope(app, short_way, log_requests=settings.log_requests)
+
+
+def _spare_the_collector() -> None:
+    """Exempts what stands at the start: going through it kept all requests waiting for 60 ms at a time."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _cursor_key(settings: Settings, database: Database) -> bytes:

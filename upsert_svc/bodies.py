@@ -162,12 +162,13 @@ def record_patch(body: Any) -> RecordPatch:
         problems["name"] = [problem]
     if external_id is not None and (problem := external_id_problem(external_id)):
         problems["external_id"] = [problem]
-    if not isinstance(fields, dict | None):
+    if fields is not None and not isinstance(fields, dict):
         problems["custom_object_fields"] = [Problem("custom_object_fields must be a JSON object")]
     if problems:
         raise RecordInvalid(problems)
-    ignored = [*beside, *(key for key in attributes if key not in _RECORD_ATTRIBUTES)]
-    return RecordPatch(name, external_id or None, fields or {}, tuple(ignored))
+    if not attributes.keys() <= _RECORD_ATTRIBUTES:
+        beside += [key for key in attributes if key not in _RECORD_ATTRIBUTES]
+    return RecordPatch(name, external_id or None, fields or {}, tuple(beside))
 
 
 def name_problem(name: object) -> Problem | None:

@@ -187,7 +187,8 @@ def _too_deep() -> BadRequest:
 
 
 def _refuse_depth(raw: bytes, value: Any) -> None:
-    if raw.count(b"[") + raw.count(b"{") <= DEPTH_LIMIT:
+    # not counted to the end: splitting stops, and looks for a byte where counting looks at each
+    if len(raw.split(b"{", DEPTH_LIMIT)) + len(raw.split(b"[", DEPTH_LIMIT)) <= DEPTH_LIMIT:
         return
     level = [value]
     for _ in range(DEPTH_LIMIT + 1):
@@ -211,6 +212,8 @@ def _refuse_unstorable_text(value: Any) -> None:
 
 def unstorable(text: str) -> Problem | None:
     """What keeps a text from being stored, if anything: NUL, or half of a surrogate pair."""
+    if text.isprintable() and text.isascii():
+        return None
     if "\0" in text:
         return Problem("Text cannot hold the character U+0000", "InvalidCharacter")
     try:

@@ -4,26 +4,15 @@ Refuses every value that is not of its field's JSON type (docs/api.md, "Field ty
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import orjson
 import re2
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    TypeAdapter,
-    ValidationError,
-)
-from typing_extensions import TypedDict
+from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from upsert_svc.errors import Problem, RecordInvalid
 
@@ -97,6 +86,9 @@ def compile_pattern(pattern: str) -> Any:
 
 
 def _date(value: str) -> str:
+    if len(value) == 10 and value[4] == value[7] == "-":
+        date.fromisoformat(value)
+        return value
     match = _DATE.fullmatch(value)
     if match is None:
         raise ValueError
@@ -107,15 +99,15 @@ def _date(value: str) -> str:
 
 
 def _decimal(value: object) -> int | Decimal:
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise ValueError
-    number = Decimal(value)
-    exponent = number.as_tuple().exponent
     # compared without abs(), which rounds to 28 digits and overflows
-    if not -_DECIMAL_LIMIT < number < _DECIMAL_LIMIT:
+    if not -_DECIMAL_LIMIT < value < _DECIMAL_LIMIT:
         raise ValueError
-    if not isinstance(exponent, int) or exponent < -_DECIMAL_PLACES:
-        raise ValueError
+    if isinstance(value, Decimal):
+        exponent = value.as_tuple().exponent
+        if not isinstance(exponent, int) or exponent < -_DECIMAL_PLACES:
+            raise ValueError
     return value
 
 
@@ -125,15 +117,15 @@ def _record_id(value: str) -> str:
     return value
 
 
-def _matching(pattern: str) -> AfterValidator:
-    compiled = compile_pattern(pattern)
+def _matching(pattern: str) -> Callable[[str], str]:
+    search = compile_pattern(pattern).search
 
     def judge(value: str) -> str:
-        if compiled.search(value.encode()) is None:
+        if search(value.encode()) is None:
             raise ValueError
         return value
 
-    return AfterValidator(judge)
+    return judge
 
 
 def _not_blank(value: Any) -> Any:
@@ -142,37 +134,50 @@ def _not_blank(value: Any) -> Any:
     return value
 
 
-def _value_type(field: FieldDefinition) -> Any:
+_TEXT = core_schema.str_schema(strict=True)
+
+
+def _schema(field: FieldDefinition) -> CoreSchema:
+    """What a value of the field may be, when it is not null."""
     match field.type:
         case "regexp" if field.regexp_for_validation:
-            return Annotated[StrictStr, _matching(field.regexp_for_validation)]
+            return _after(_matching(field.regexp_for_validation), _TEXT)
         case "text" | "textarea" | "regexp":
-            return StrictStr
+            return _TEXT
         case "checkbox":
-            return StrictBool
+            return core_schema.bool_schema(strict=True)
         case "date":
-            return Annotated[StrictStr, AfterValidator(_date)]
+            return _after(_date, _TEXT)
         case "integer":
-            return Annotated[StrictInt, Field(gt=-_INTEGER_LIMIT, lt=_INTEGER_LIMIT)]
+            return core_schema.int_schema(strict=True, gt=-_INTEGER_LIMIT, lt=_INTEGER_LIMIT)
         case "decimal":
-            return Annotated[Any, BeforeValidator(_decimal)]
+            return core_schema.no_info_plain_validator_function(_decimal)
         case "dropdown":
-            return _option_type(field)
+            return (
+                core_schema.literal_schema(list(field.options))
+                if field.options
+                else _after(_no_option, _TEXT)
+            )
         case "multiselect":
-            options = _option_type(field)
-            return Annotated[list[options], AfterValidator(lambda values: list(dict.fromkeys(values)))]  # type: ignore[valid-type]
+            option = _schema(replace(field, type="dropdown"))
+            return _after(_once_each, core_schema.list_schema(option, strict=True))
         case "lookup":
             is_ours = (field.relationship_target_type or "").startswith(CUSTOM_OBJECT_TARGET)
-            return Annotated[StrictStr, AfterValidator(_record_id)] if is_ours else StrictStr
+            return _after(_record_id, _TEXT) if is_ours else _TEXT
     raise AssertionError(f"no such field type: {field.type}")
 
 
-def _option_type(field: FieldDefinition) -> Any:
-    return (
-        Annotated[Literal[field.options], Field()]
-        if field.options
-        else Annotated[StrictStr, AfterValidator(_no_option)]
-    )
+def _nullable_schema(field: FieldDefinition) -> CoreSchema:
+    schema = _schema(field)
+    return core_schema.nullable_schema(_after(_not_blank, schema) if field.required else schema)
+
+
+def _after(judge: Callable[[Any], Any], schema: CoreSchema) -> CoreSchema:
+    return core_schema.no_info_after_validator_function(judge, schema)
+
+
+def _once_each(values: list[str]) -> list[str]:
+    return list(dict.fromkeys(values))
 
 
 def _no_option(_value: str) -> str:
@@ -201,20 +206,20 @@ def _expected(field: FieldDefinition) -> str:
 
 
 class FieldValidator:
-    """The fields of one object as a pydantic validator of partial values."""
+    """The fields of one object as a pydantic validator of partial values.
+
+    It is built of pydantic's core schemas: by way of annotations that takes sixteen times as long, and an
+    account may have thousands of objects.
+    """
 
     def __init__(self, fields: Iterable[FieldDefinition]) -> None:
         self._fields: Mapping[str, FieldDefinition] = {field.key: field for field in fields}
         shape = {
-            field.key: Annotated[_value_type(field), AfterValidator(_not_blank)] | None
-            if field.required
-            else _value_type(field) | None
+            field.key: core_schema.typed_dict_field(_nullable_schema(field), required=False)
             for field in self._fields.values()
             if field.active
         }
-        values = TypedDict("values", shape, total=False)  # type: ignore[misc]
-        values.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
-        self._adapter = TypeAdapter(values)
+        self._validator = SchemaValidator(core_schema.typed_dict_schema(shape, extra_behavior="forbid"))
 
     def ignorable(self, values: Mapping[str, Any]) -> list[str]:
         """The standard attributes among the values that no field is called by."""
@@ -226,7 +231,8 @@ class FieldValidator:
         Raises RecordInvalid with every value that breaks a rule of its field, and every unknown key.
         """
         try:
-            return dict(self._adapter.validate_python(values))
+            judged: dict[str, Any] = self._validator.validate_python(values)
+            return judged
         except ValidationError as error:
             keys = dict.fromkeys(str(item["loc"][0]) for item in error.errors(include_url=False))
             raise RecordInvalid({key: [self._problem(key, values.get(key))] for key in keys}) from None

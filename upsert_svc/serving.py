@@ -55,7 +55,8 @@ class BoundedHttp(HttpToolsProtocol):
     header_timeout_seconds = 10.0
     header_limit_bytes = 64 * 1024
     _deadline: asyncio.TimerHandle | None = None
-    _header_bytes = 0
+    _chunk_bytes = 0  # received last
+    _header_bytes = 0  # at most: what came with the headers counts too
     _is_reading_headers = True
 
     def connection_made(self, transport: Any) -> None:
@@ -63,9 +64,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
+        self._chunk_bytes = len(data)
+        self._header_bytes += len(data)
         super().data_received(data)
         if self._is_reading_headers and not self.transport.is_closing():
-            self._header_bytes += len(data)
             if self._header_bytes > self.header_limit_bytes:
                 self._refuse(431, "The headers are too large")
             elif self._deadline is None:
@@ -74,15 +76,18 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_reading_headers = True
-        self._header_bytes = 0
+        self._header_bytes = self._chunk_bytes
 
     def on_headers_complete(self) -> None:
         self._is_reading_headers = False
         self._clear_deadline()
-        if sum(len(name) + len(value) for name, value in self.headers) > self.header_limit_bytes:
+        if self._header_bytes > self.header_limit_bytes and self._are_headers_too_large():
             self._refuse(431, "The headers are too large")
         else:
             super().on_headers_complete()
+
+    def _are_headers_too_large(self) -> bool:
+        return sum(len(name) + len(value) for name, value in self.headers) > self.header_limit_bytes
 
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]

@@ -22,7 +22,8 @@ from upsert_svc.tokens import Principal
 
 _QUERY_LIMIT = 200
 _PLAIN = re.compile(r"[A-Za-z0-9_.:]+")
-_HOST = re.compile(r"[A-Za-z0-9.\-_]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+_PLAIN_QUERY = re.compile(rb"[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*(&[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*){0,9}")
+_HOST = re.compile(rb"[A-Za-z0-9.\-_]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 
 @dataclass(slots=True)
@@ -78,16 +79,12 @@ class Query(Mapping[str, str]):
     """The query of a request: the last value of each name, and how often it was given."""
 
     def __init__(self, raw: bytes) -> None:
-        pairs = _pairs(raw)
-        self._values = dict(pairs)
-        self._names = [name for name, _ in pairs]
-        for name, value in pairs:
-            if (problem := body.unstorable(name + value)) is not None:
-                raise RecordInvalid({name.replace("\0", "\\u0000") or "base": [problem]})
+        self._pairs = _pairs(raw)
+        self._values = dict(self._pairs)
 
     def once(self, name: str) -> str:
         """The value of a parameter that may be given once, "" when it is not. Raises BadRequest."""
-        if self._names.count(name) > 1:
+        if len(self._values) < len(self._pairs) and [name for name, _ in self._pairs].count(name) > 1:
             raise BadRequest(f"{name} is given twice")
         return self._values.get(name, "")
 
@@ -109,17 +106,24 @@ class Query(Mapping[str, str]):
 
 
 def _pairs(raw: bytes) -> list[tuple[str, str]]:
-    """The parameters of a query in their order. Raises BadRequest."""
+    """The parameters of a query in their order.
+
+    Raises BadRequest for a query that cannot be read, RecordInvalid for text that cannot be stored.
+    """
+    if _PLAIN_QUERY.fullmatch(raw):  # there is no need of the library, which takes its time
+        return [(name, value) for name, _, value in [pair.partition("=") for pair in raw.decode().split("&")]]
     try:
-        text = raw.decode("utf-8")
-        if "%" in text or "+" in text or text.count("&") > _QUERY_LIMIT:
-            return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_LIMIT)
+        pairs = parse_qsl(
+            raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=_QUERY_LIMIT
+        )
     except UnicodeDecodeError:
         raise BadRequest("The query is not UTF-8") from None
     except ValueError:
         raise BadRequest(f"The query has more than {_QUERY_LIMIT} parameters") from None
-    # nothing is escaped, so there is no need of the library, which takes its time
-    return [(part[0], part[2]) for part in (pair.partition("=") for pair in text.split("&") if pair)]
+    for name, value in pairs:
+        if (problem := body.unstorable(name + value)) is not None:
+            raise RecordInvalid({name.replace("\0", "\\u0000") or "base": [problem]})
+    return pairs
 
 
 def called(endpoint: Endpoint, *, admin_only: bool) -> Handler:
@@ -127,8 +131,7 @@ def called(endpoint: Endpoint, *, admin_only: bool) -> Handler:
 
     async def handle(scope: Scope, receive: Receive) -> Response:
         service: Service = scope["app"].state.service
-        # of a header that is given twice the first counts
-        headers: body.Headers = dict(reversed(scope["headers"]))
+        headers: body.Headers = dict(reversed(scope["headers"]))  # of one given twice the first
         principal = await service.authenticate(headers.get(b"authorization", b""))
         scope.setdefault("state", {})["account_id"] = principal.account_id
         if admin_only:
@@ -140,37 +143,27 @@ def called(endpoint: Endpoint, *, admin_only: bool) -> Handler:
 
 def api_url(scope: Scope, headers: body.Headers, trusted_proxies: tuple[Network, ...]) -> str:
     """The address of /api/v2 as the caller sees it; a trusted proxy may name its own scheme and host."""
-    client, server = scope.get("client"), scope.get("server")
-    return _api_url(
-        scope["scheme"],
-        headers.get(b"host", b""),
-        headers.get(b"x-forwarded-proto", b""),
-        headers.get(b"x-forwarded-host", b""),
-        client[0] if client else "",
-        tuple(server) if server else ("localhost", None),
-        trusted_proxies,
-    )
+    scheme, host = scope["scheme"], headers.get(b"host", b"")
+    if b"x-forwarded-proto" in headers or b"x-forwarded-host" in headers:
+        client = scope.get("client")
+        if _is_trusted(client[0] if client else "", trusted_proxies):
+            forwarded = _first(headers.get(b"x-forwarded-proto", b"")).lower().decode("latin-1")
+            scheme = forwarded if forwarded in ("http", "https") else scheme
+            forwarded_host = _first(headers.get(b"x-forwarded-host", b""))
+            host = forwarded_host if _HOST.fullmatch(forwarded_host) else host
+    return _root_url(scheme, host, scope.get("server"))
+
+
+def _first(listed: bytes) -> bytes:
+    return listed.partition(b",")[0].strip()
 
 
 @lru_cache(maxsize=1024)
-def _api_url(
-    scheme: str,
-    host_header: bytes,
-    forwarded_proto: bytes,
-    forwarded_host: bytes,
-    caller: str,
-    server: tuple[str, int | None],
-    trusted_proxies: tuple[Network, ...],
-) -> str:
-    host = host_header.decode("latin-1")
-    if _is_trusted(caller, trusted_proxies):
-        forwarded = forwarded_proto.decode("latin-1").split(",")[0].strip().lower()
-        scheme = forwarded if forwarded in ("http", "https") else scheme
-        forwarded = forwarded_host.decode("latin-1").split(",")[0].strip()
-        host = forwarded if _HOST.fullmatch(forwarded) else host
-    if not _HOST.fullmatch(host):
-        host = f"{server[0]}:{server[1]}" if server[1] else server[0]
-    return f"{scheme}://{host}/api/v2"
+def _root_url(scheme: str, host: bytes, server: tuple[str, int | None] | None) -> str:
+    if _HOST.fullmatch(host):
+        return f"{scheme}://{host.decode('ascii')}/api/v2"
+    name, port = server or ("localhost", None)
+    return f"{scheme}://{name}:{port}/api/v2" if port else f"{scheme}://{name}/api/v2"
 
 
 def _is_trusted(caller: str, trusted_proxies: tuple[Network, ...]) -> bool:

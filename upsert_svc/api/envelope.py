@@ -2,15 +2,16 @@
 
 import json
 import logging
-import os
+import random
 import re
 import time
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.datastructures import State
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from upsert_svc.api.answers import error_response
 from upsert_svc.api.calls import Handler
@@ -29,21 +30,16 @@ class ShortWay:
     def __init__(self, route: Route, method: str, handle: Handler) -> None:
         self._route = route
         self._method = method
-        self._handle = handle
         self._path = route.path_regex
+        self.handle = handle
 
-    def to(self, app: Starlette, scope: Scope) -> ASGIApp | None:
-        """The application that answers this request by the short way; None when it is another's."""
+    def takes(self, scope: Scope) -> bool:
+        """Whether it is the way of this request, which is then made ready for its handler."""
         if scope["method"] != self._method or (match := self._path.match(scope["path"])) is None:
-            return None
-        scope["app"] = app
+            return False
         scope["route"] = self._route
         scope["path_params"] = match.groupdict()
-        return self._answer
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._handle(scope, receive)
-        await response(scope, receive, send)
+        return True
 
 
 class Envelope:
@@ -63,57 +59,67 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        started = time.perf_counter()
+        request_id = _request_id(scope)
         if scope["path"].endswith(".json"):
             scope["path"] = scope["path"].removesuffix(".json")
-        inside = self._short_way.to(self._app, scope) or self._app
+        if self._short_way.takes(scope):
+            scope["app"] = self._app
+            response = await self._shortly_answered(scope, receive, request_id)
+            response.raw_headers.append((b"x-request-id", request_id))
+            await response(scope, receive, send)
+            status = response.status_code
+        else:
+            status = await self._routed(scope, receive, send, request_id)
+        if self._log_requests:
+            _log.info(_line(scope, request_id, status, started))
+
+    async def _shortly_answered(self, scope: Scope, receive: Receive, request_id: bytes) -> Response:
         try:
-            await inside(scope, receive, exchange.send)
+            return await self._short_way.handle(scope, receive)
         except ServiceError as error:
-            await error_response(error)(scope, receive, exchange.send)
+            return error_response(error)
         except Exception:
-            _log.exception("request %s failed", exchange.request_id)
-            if not exchange.has_begun:
-                await error_response(InternalServerError())(scope, receive, exchange.send)
-        finally:
-            if self._log_requests:
-                exchange.log()
+            _log.exception("request %s failed", request_id.decode())
+            return error_response(InternalServerError())
+
+    async def _routed(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> int:
+        """Has Starlette answer; its status, 0 where nothing was sent."""
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except Exception:
+            _log.exception("request %s failed", request_id.decode())
+            if not status:
+                await error_response(InternalServerError())(scope, receive, send_named)
+        return status
 
 
-class _Exchange:
-    """One request and its answer as they pass."""
+def _request_id(scope: Scope) -> bytes:
+    """The caller's own id for the request, or a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            sent: bytes = value
+            return sent
+    return b"%032x" % random.getrandbits(128)
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
-        self._send = send
-        self._started = time.perf_counter()
-        self._status = 0
-        sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        self._id = sent_id if _SANE_ID.fullmatch(sent_id) else os.urandom(16).hex().encode()
 
-    @property
-    def request_id(self) -> str:
-        return self._id.decode("ascii")
-
-    @property
-    def has_begun(self) -> bool:
-        return self._status != 0
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id)]
-        await self._send(message)
-
-    def log(self) -> None:
-        """One JSON line; never the query, a body or a credential."""
-        route = self._scope.get("route")
-        line: dict[str, Any] = {
-            "request_id": self.request_id,
-            "account_id": self._scope.get("state", {}).get("account_id"),
-            "method": self._scope["method"],
-            "route": getattr(route, "path", None),
-            "status": self._status,
-            "ms": round((time.perf_counter() - self._started) * 1000, 1),
-        }
-        _log.info(json.dumps(line))
+def _line(scope: Scope, request_id: bytes, status: int, started: float) -> str:
+    """The log line of a request, JSON; never the query, a body or a credential."""
+    line: dict[str, Any] = {
+        "request_id": request_id.decode(),
+        "account_id": scope.get("state", {}).get("account_id"),
+        "method": scope["method"],
+        "route": getattr(scope.get("route"), "path", None),
+        "status": status,
+        "ms": round((time.perf_counter() - started) * 1000, 1),
+    }
+    return json.dumps(line)
