@@ -33,7 +33,9 @@ select r.record_id, r.name, r.external_id,
                     r.fields, r.definition_version) as fields,
        r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
   from records r
- where r.account_id = :account_id and r.object_id = :object_id;
+ where r.account_id = :account_id
+   and r.object_id = (select object_id from objects
+                       where account_id = :account_id and object_id = :object_id and deleted_at is null);
 
 -- name: count
 select count(*) from records where account_id = :account_id and object_id = :object_id;

@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from upsert_svc import purge, tokens
 from upsert_svc.api import answers
-from upsert_svc.api.envelope import Envelope, ShortWay
-from upsert_svc.api.routes import UPSERTS, handler, routes
+from upsert_svc.api.envelope import Envelope, ShortWays
+from upsert_svc.api.routes import routes
 from upsert_svc.database import Database
 from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
 from upsert_svc.migrations import CURSOR_KEY
@@ -50,14 +50,12 @@ def create(settings: Settings | None = None) -> Envelope:
 
     table = routes()
     app = Starlette(
-        routes=table,
+        routes=[route for route, _ in table],
         lifespan=lifespan,
         exception_handlers={ServiceError: _service_error, HTTPException: _http_exception, Exception: _bug},
     )
     app.router.redirect_slashes = False
-    upserts = next(route for route in table if route.path == UPSERTS)
-    short_way = ShortWay(upserts, "PATCH", handler(UPSERTS, "PATCH"))
-    return Envelope(app, short_way, log_requests=settings.log_requests)
+    return Envelope(app, ShortWays(table), log_requests=settings.log_requests)
 
 
 def _spare_the_collector() -> None:

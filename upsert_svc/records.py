@@ -4,6 +4,7 @@ Refuses with RecordInvalid what breaks a rule on values. What depends on the def
 what depends on the stored record is judged by the statement that writes it (write_records in sql/schema.sql).
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ from upsert_svc.database import Connection, Database
 from upsert_svc.errors import (
     EXTERNAL_ID_TAKEN,
     NAME_TAKEN,
+    BadRequest,
     Details,
     Problem,
     RecordInvalid,
@@ -155,8 +157,28 @@ class Records:
         cursors: listing.Cursors,
         query: Mapping[str, str],
     ) -> listing.Listed[Record]:
-        """One page of an object's records, filtered and sorted as the query says (docs/api.md, "Pages")."""
-        object_type = await self._current_type(principal, object_key)
+        """One page of an object's records, filtered and sorted as the query says (docs/api.md, "Pages").
+
+        Takes one statement, unless there is nothing on the page: then the object may be gone, or made anew.
+        """
+        object_type = await self._object_types.get(principal.account_id, object_key)
+        listed = None
+        with contextlib.suppress(BadRequest):  # a cursor may belong to the object made anew
+            listed = await self._listed(principal, object_type, cursors, query)
+        if listed is not None and listed.items:
+            return listed
+        current = await self._object_types.confirmed(object_type)
+        if current is object_type and listed is not None:
+            return listed
+        return await self._listed(principal, current, cursors, query)
+
+    async def _listed(
+        self,
+        principal: Principal,
+        object_type: ObjectType,
+        cursors: listing.Cursors,
+        query: Mapping[str, str],
+    ) -> listing.Listed[Record]:
         order = listing.order_named(query.get("sort", ""))
         scope = f"records {principal.account_id} {object_type.object_id} {order.name}"
         page = listing.requested(query, cursors, scope)

@@ -1,6 +1,6 @@
 """What is answered: the resources in Zendesk's shape, pages, warnings, errors."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -116,13 +116,23 @@ def _json(text: str) -> orjson.Fragment:
     return orjson.Fragment(text)
 
 
+def records(call: Call, items: Iterable[Record]) -> list[dict[str, Any]]:
+    """Records of the object that the path names; their fields are passed on as PostgreSQL wrote them."""
+    object_key, records_url = call.scope["path_params"]["key"], _records_url(call)
+    return [_record(object_key, records_url, item) for item in items]
+
+
 def record(call: Call, item: Record) -> dict[str, Any]:
-    """A record; its fields are passed on as PostgreSQL wrote them."""
+    """One such record."""
+    return _record(call.scope["path_params"]["key"], _records_url(call), item)
+
+
+def _record(object_key: str, records_url: str, item: Record) -> dict[str, Any]:
     return {
-        "url": f"{_record_url(call, item)}.json",
+        "url": f"{records_url}/{item.record_id}.json",
         "id": item.record_id,
         "name": item.name,
-        "custom_object_key": call.scope["path_params"]["key"],
+        "custom_object_key": object_key,
         "custom_object_fields": _json(item.fields),
         "created_by_user_id": str(item.created_by_user_id),
         "updated_by_user_id": str(item.updated_by_user_id),
@@ -133,9 +143,9 @@ def record(call: Call, item: Record) -> dict[str, Any]:
     }
 
 
-def _record_url(call: Call, item: Record) -> str:
-    """The address of a record; the key of an object and the id of a record need no quoting."""
-    return f"{call.root_url()}/custom_objects/{call.scope['path_params']['key']}/records/{item.record_id}"
+def _records_url(call: Call) -> str:
+    """The address of an object's records; the key of an object that stands needs no quoting."""
+    return f"{call.root_url()}/custom_objects/{call.scope['path_params']['key']}/records"
 
 
 def written(call: Call, result: Written, status: int = 200) -> Response:
@@ -143,7 +153,7 @@ def written(call: Call, result: Written, status: int = 200) -> Response:
     headers = warning(result.ignored) if result.ignored else {}
     headers["Upsert-Result"] = result.outcome
     if result.outcome == "created":
-        headers["Location"] = _record_url(call, result.record)
+        headers["Location"] = f"{_records_url(call)}/{result.record.record_id}"
     return JsonResponse({"custom_object_record": record(call, result.record)}, status, headers)
 
 
@@ -152,13 +162,11 @@ def usage(item: Usage) -> Response:
     return JsonResponse({"count": item.count, "limit": item.limit})
 
 
-def page(
-    call: Call, name: str, listed: Listed[Item], resource: Callable[[Call, Item], dict[str, Any]]
-) -> Response:
-    """One page of a listing with the links to its neighbours."""
+def page(call: Call, name: str, listed: Listed[Any], resources: list[dict[str, Any]]) -> Response:
+    """One page of a listing, its items as resources, with the links to its neighbours."""
     return JsonResponse(
         {
-            name: [resource(call, item) for item in listed.items],
+            name: resources,
             "meta": {
                 "has_more": listed.after_cursor is not None,
                 "after_cursor": listed.after_cursor,

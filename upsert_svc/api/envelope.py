@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,33 +22,32 @@ _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _log = logging.getLogger("upsert_svc.requests")
 
 
-class ShortWay:
-    """The way of one route past Starlette's router and middleware, which would cost more than its endpoint.
+class ShortWays:
+    """The ways past Starlette's router and middleware, which would cost more than most endpoints.
 
-    The route stays in the router too; by either way it answers alike.
+    As in the router the first route that has the path decides. What it does not answer, such as a method
+    that it does not have, is left to the router.
     """
 
-    def __init__(self, route: Route, method: str, handle: Handler) -> None:
-        self._route = route
-        self._method = method
-        self._path = route.path_regex
-        self.handle = handle
+    def __init__(self, routes: Iterable[tuple[Route, Mapping[str, Handler]]]) -> None:
+        self._routes = [(route, route.path_regex.match, handlers) for route, handlers in routes]
 
-    def takes(self, scope: Scope) -> bool:
-        """Whether it is the way of this request, which is then made ready for its handler."""
-        if scope["method"] != self._method or (match := self._path.match(scope["path"])) is None:
-            return False
-        scope["route"] = self._route
-        scope["path_params"] = match.groupdict()
-        return True
+    def handler(self, scope: Scope) -> Handler | None:
+        """What answers this request, which is made ready for it; None when it is left to the router."""
+        for route, matched, handlers in self._routes:
+            if (match := matched(scope["path"])) is not None:
+                scope["route"] = route
+                scope["path_params"] = match.groupdict()
+                return handlers.get(scope["method"])
+        return None
 
 
 class Envelope:
     """The outermost ASGI application. Nothing raised inside leaves it but a lost connection."""
 
-    def __init__(self, app: Starlette, short_way: ShortWay, *, log_requests: bool) -> None:
+    def __init__(self, app: Starlette, short_ways: ShortWays, *, log_requests: bool) -> None:
         self._app = app
-        self._short_way = short_way
+        self._short_ways = short_ways
         self._log_requests = log_requests
 
     @property
@@ -63,9 +63,9 @@ class Envelope:
         request_id = _request_id(scope)
         if scope["path"].endswith(".json"):
             scope["path"] = scope["path"].removesuffix(".json")
-        if self._short_way.takes(scope):
+        if (handle := self._short_ways.handler(scope)) is not None:
             scope["app"] = self._app
-            response = await self._shortly_answered(scope, receive, request_id)
+            response = await _shortly_answered(handle, scope, receive, request_id)
             response.raw_headers.append((b"x-request-id", request_id))
             await response(scope, receive, send)
             status = response.status_code
@@ -73,15 +73,6 @@ class Envelope:
             status = await self._routed(scope, receive, send, request_id)
         if self._log_requests:
             _log.info(_line(scope, request_id, status, started))
-
-    async def _shortly_answered(self, scope: Scope, receive: Receive, request_id: bytes) -> Response:
-        try:
-            return await self._short_way.handle(scope, receive)
-        except ServiceError as error:
-            return error_response(error)
-        except Exception:
-            _log.exception("request %s failed", request_id.decode())
-            return error_response(InternalServerError())
 
     async def _routed(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> int:
         """Has Starlette answer; its status, 0 where nothing was sent."""
@@ -101,6 +92,16 @@ class Envelope:
             if not status:
                 await error_response(InternalServerError())(scope, receive, send_named)
         return status
+
+
+async def _shortly_answered(handle: Handler, scope: Scope, receive: Receive, request_id: bytes) -> Response:
+    try:
+        return await handle(scope, receive)
+    except ServiceError as error:
+        return error_response(error)
+    except Exception:
+        _log.exception("request %s failed", request_id.decode())
+        return error_response(InternalServerError())
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -20,7 +20,12 @@ async def listing(call: Call) -> Response:
     listed = await call.service.object_fields.page(
         call.principal, call.path("key"), call.service.cursors, call.query
     )
-    return answers.page(call, "custom_object_fields", listed, answers.custom_object_field)
+    return answers.page(
+        call,
+        "custom_object_fields",
+        listed,
+        [answers.custom_object_field(call, item) for item in listed.items],
+    )
 
 
 async def create(call: Call) -> Response:

@@ -12,7 +12,9 @@ WRAPPER = "custom_object"
 
 async def listing(call: Call) -> Response:
     listed = await call.service.objects.page(call.principal, call.service.cursors, call.query)
-    return answers.page(call, "custom_objects", listed, answers.custom_object)
+    return answers.page(
+        call, "custom_objects", listed, [answers.custom_object(call, item) for item in listed.items]
+    )
 
 
 async def create(call: Call) -> Response:

@@ -58,7 +58,7 @@ async def listing(call: Call) -> Response:
     listed = await call.service.records.page(
         call.principal, call.path("key"), call.service.cursors, call.query
     )
-    return answers.page(call, "custom_object_records", listed, answers.record)
+    return answers.page(call, "custom_object_records", listed, answers.records(call, listed.items))
 
 
 async def count(call: Call) -> Response:
