@@ -34,8 +34,8 @@ select r.record_id, r.name, r.external_id,
        r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
   from records r
  where r.account_id = :account_id
-   and r.object_id = (select object_id from objects
-                       where account_id = :account_id and object_id = :object_id and deleted_at is null);
+   and r.object_id = (select case when o.deleted_at is null then o.object_id end from objects o
+                       where o.account_id = :account_id and o.object_id = :object_id);
 
 -- name: count
 select count(*) from records where account_id = :account_id and object_id = :object_id;

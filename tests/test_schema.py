@@ -247,3 +247,21 @@ async def test_an_upsert_finds_its_record_by_an_index(database: Any, by: str, in
         if re.search(r"Scan using \w+ on (records|objects) ", line):
             whole_key = r"record_id|external_id|name_key" if " on records " in line else r"object_id"
             assert re.search(whole_key, condition), f"{line}\n{condition}"
+
+
+@pytest.mark.parametrize(("name", "ending"), [("show", ""), ("list", " order by r.record_id limit 101")])
+async def test_a_reading_finds_its_object_by_the_whole_key(database: Any, name: str, ending: str) -> None:
+    for setting in ("plan_cache_mode = force_generic_plan", "enable_seqscan = off"):
+        await database.execute(f"set {setting}")
+    statement = sql.load("records").by_name[name]
+    values = {"account_id": "1", "object_id": "2", "object_key": "'unique'", "record_id": "'x'"}
+    arguments = ", ".join(values[parameter] for parameter in statement.parameters)
+    await database.execute(f"prepare reading as {statement.text}{ending}")
+    plan = [row[0] for row in await database.fetch(f"explain execute reading({arguments})")]
+    scans = [
+        condition
+        for line, condition in itertools.pairwise(plan)
+        if re.search(r"Scan using \w+ on objects ", line)
+    ]
+    assert scans
+    assert all(re.search(r"object_id = |key = ", condition) for condition in scans), plan
