@@ -1,15 +1,26 @@
 """The strict reader of bodies: what it refuses, as what, and what it keeps exact."""
 
+import asyncio
+import inspect
 import json
+import time
+from collections.abc import Coroutine
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from upsert_svc import body
-from upsert_svc.errors import BadRequest, RecordInvalid, UnsupportedMediaType
+from upsert_svc.errors import (
+    BadRequest,
+    PayloadTooLarge,
+    RecordInvalid,
+    RequestTimeout,
+    ServiceError,
+    UnsupportedMediaType,
+)
 
 
 def nested(depth: int) -> bytes:
@@ -161,3 +172,244 @@ def test_no_bytes_make_the_reader_fail(raw: bytes) -> None:
         body.parse(raw)
     except (BadRequest, RecordInvalid) as refused:
         json.dumps(refused.body()).encode("utf-8")
+
+
+# The two readers
+
+
+SPACES = st.sampled_from(["", "", "", " ", "\n", "\t\r "])
+ODD_NUMBERS = [
+    "0", "-0", "-0.0", "0e0", "1E5", "1e+05", "1.50", "1e-7", "1E+400", "-1e-400", "100e-2", "1e99999",
+    "1e999999999999999999", "9007199254740993", "9223372036854775807", "-9223372036854775809",
+    "18446744073709551616", "5e-324", "1.7976931348623157e308", "123456789012345678901234567890",
+    "0.123456789012345678901234567890",
+]  # fmt: skip
+PLAIN_NUMBERS = r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,5})?"
+NUMBERS = st.sampled_from(ODD_NUMBERS) | st.from_regex(PLAIN_NUMBERS, fullmatch=True)
+
+
+def _escaped(text: str) -> str:
+    """Every character as the escapes of its UTF-16."""
+    units = text.encode("utf-16-be", "surrogatepass")
+    return '"' + "".join(f"\\u{units[i]:02x}{units[i + 1]:02X}" for i in range(0, len(units), 2)) + '"'
+
+
+STORABLE = st.text(max_size=6)
+STRINGS = st.one_of(
+    STORABLE.map(json.dumps),
+    STORABLE.map(lambda text: json.dumps(text, ensure_ascii=False)),
+    STORABLE.map(_escaped),
+    st.sampled_from(
+        ['"\\/"', '"\\ud83d\\ude00"', '"\\ud800"', '"\\udc00\\ud800"', '"\\u0000"', '"\x7f"', '"\u2028"']
+    ),
+)
+
+
+def _spaced(opening: str, items: list[str], closing: str, space: str) -> str:
+    return f"{space}{opening}{space}{f'{space},{space}'.join(items)}{space}{closing}{space}"
+
+
+def _containers(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    pairs = st.tuples(STRINGS, SPACES, inner).map(lambda pair: f"{pair[0]}{pair[1]}:{pair[1]}{pair[2]}")
+    arrays = st.builds(_spaced, st.just("["), st.lists(inner, max_size=4), st.just("]"), SPACES)
+    objects = st.builds(_spaced, st.just("{"), st.lists(pairs, max_size=4), st.just("}"), SPACES)
+    return arrays | objects
+
+
+DOCUMENTS = st.recursive(
+    NUMBERS | STRINGS | st.sampled_from(["true", "false", "null"]), _containers, max_leaves=12
+).map(str.encode)
+
+GARBAGE = [
+    b"NaN", b"Infinity", b"-", b"+", b".", b"e5", b"00", b"0x1", b"1_0", b",", b":", b"[", b"]", b"{", b"}",
+    b'"', b"'", b"\\", b"\\u", b"\\ud83d", b"//", b"truee", b'"a":1,"a":2', b'"a":1,"\\u0061":2',
+    b"\xef\xbb\xbf", b"\x00", b"\x01", b"\x0b", b"\xa0", b"\xff", b"\xc0\x80",
+    b"\xed\xa0\x80", b"\xf4\x90\x80\x80",
+]  # fmt: skip
+
+
+@st.composite
+def garbled(draw: st.DrawFn) -> bytes:
+    """A document with bytes flipped, put in, taken out or cut off."""
+    raw = bytearray(draw(DOCUMENTS))
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, len(raw)))
+        match draw(st.sampled_from(["flip", "put in", "take out", "cut off"])):
+            case "flip" if place < len(raw):
+                raw[place] ^= 1 << draw(st.integers(0, 7))
+            case "take out":
+                del raw[place : place + draw(st.integers(1, 3))]
+            case "cut off":
+                del raw[place:]
+            case _:
+                raw[place:place] = draw(st.sampled_from(GARBAGE) | st.binary(min_size=1, max_size=2))
+    return bytes(raw)
+
+
+@settings(deadline=None)
+@given(raw=DOCUMENTS | garbled())
+@example(raw=b"[" * 150 + b"]" * 150)
+@example(raw=b"[1" + b"0" * 4298 + b", -1" + b"0" * 4298 + b"]")
+def test_what_the_fast_reader_takes_the_slow_one_reads_alike(raw: bytes) -> None:
+    try:
+        fast = body._parsed(raw)
+    except ValueError:
+        return
+    assert repr(body._parsed_slowly(raw)) == repr(fast)  # which tells 1 from True, and 1.0 from 1.00
+
+
+@given(value=json_values, indent=st.sampled_from([None, 1]), is_ascii=st.booleans())
+def test_the_fast_reader_takes_what_clients_write(value: Any, indent: int | None, is_ascii: bool) -> None:
+    raw = json.dumps(value, indent=indent, ensure_ascii=is_ascii).encode()
+    assert repr(body._parsed(raw)) == repr(value)
+
+
+@pytest.mark.parametrize("raw", [b"1" * 2200 + b"." + b"1" * 2200, b"0." + b"1" * 4299])
+def test_a_number_is_too_long_by_its_whole_length(raw: bytes) -> None:
+    with pytest.raises(BadRequest):
+        body.parse(raw)
+
+
+@pytest.mark.parametrize("number", [b"9" * 4299, b"0." + b"9" * 4297], ids=["whole", "parts"])
+def test_long_numbers_do_not_hold_up_the_worker(number: bytes) -> None:
+    raw = b"[" + b",".join([number] * (250_000 // len(number))) + b"]"
+    started = time.process_time()
+    body.parse(raw)
+    assert time.process_time() - started < 0.2
+
+
+# How it arrives
+
+
+class Arriving:
+    """The messages of a request's body, each after a pause."""
+
+    def __init__(self, *pieces: bytes, pause: float = 0, breaks_off: bool = False) -> None:
+        self._pieces = list(pieces)
+        self._pause = pause
+        self._breaks_off = breaks_off
+
+    async def receive(self) -> dict[str, Any]:
+        if self._pause:
+            await asyncio.sleep(self._pause)
+        if not self._pieces:
+            assert self._breaks_off
+            return {"type": "http.disconnect"}
+        piece = self._pieces.pop(0)
+        more = bool(self._pieces) or self._breaks_off
+        return {"type": "http.request", "body": piece, "more_body": more}
+
+    async def read(self, headers: body.Headers | None = None, *, seconds: float = 5) -> bytes:
+        return await body.read(headers or {}, self.receive, limit_bytes=100, timeout_seconds=seconds)
+
+
+PIECES = (b'{"a"', b"", b": 1", b"}")
+
+
+@pytest.mark.parametrize("pause", [0, 0.001])
+async def test_a_body_that_comes_in_pieces_is_read_whole(pause: float) -> None:
+    assert await Arriving(*PIECES, pause=pause).read() == b'{"a": 1}'
+    assert await Arriving(b"", pause=pause).read() == b""
+
+
+async def test_a_body_that_is_there_is_read_whatever_the_time() -> None:
+    assert await Arriving(*PIECES).read(seconds=0) == b'{"a": 1}'
+
+
+@pytest.mark.parametrize("pause", [0, 0.001])
+@pytest.mark.parametrize(
+    ("pieces", "headers", "error"),
+    [
+        ([b"x" * 60, b"x" * 41], {}, PayloadTooLarge),
+        ([b"x"], {b"content-length": b"101"}, PayloadTooLarge),
+        ([b"x"], {b"content-length": b"9" * 5000}, PayloadTooLarge),
+        ([b"x"], {b"content-type": b"application/xml"}, UnsupportedMediaType),
+        ([b"{"], {}, BadRequest),
+        ([], {}, BadRequest),
+    ],
+    ids=["too large", "said to be", "said to be huge", "no JSON", "broken off", "never begun"],
+)
+async def test_a_body_that_cannot_be_taken_is_refused_in_pieces_or_whole(
+    pause: float, pieces: list[bytes], headers: dict[bytes, bytes], error: type[ServiceError]
+) -> None:
+    with pytest.raises(error):
+        await Arriving(*pieces, pause=pause, breaks_off=True).read(headers)
+
+
+@pytest.mark.parametrize("pieces", [[b"{}"], [b"{", b"}"], [b" "] * 100], ids=["whole", "half", "dripping"])
+async def test_a_body_that_does_not_come_in_time_is_refused(pieces: list[bytes]) -> None:
+    pause = 0.04 if len(pieces) > 2 else 5
+    started = time.monotonic()
+    with pytest.raises(RequestTimeout):
+        await Arriving(*pieces, pause=pause).read(seconds=0.1)
+    assert 0.05 < time.monotonic() - started < 1
+
+
+class Reading:
+    """A reading that waits twice for more, and what became of it."""
+
+    def __init__(self) -> None:
+        self.more = [asyncio.Event(), asyncio.Event()]
+        self.has_ended = False
+        self.coroutine = self._read()
+
+    async def _read(self) -> bytes:
+        try:
+            for more in self.more:
+                await more.wait()
+            return b"read"
+        finally:
+            self.has_ended = True
+
+    @property
+    def leaves_nothing(self) -> bool:
+        return self.has_ended and inspect.getcoroutinestate(self.coroutine) == inspect.CORO_CLOSED
+
+
+async def test_a_reading_goes_on_from_where_it_waits() -> None:
+    reading = Reading()
+    task = asyncio.create_task(body._within(5, reading.coroutine))
+    for more in reading.more:
+        await asyncio.sleep(0)
+        more.set()
+    assert await task == b"read"
+    assert reading.leaves_nothing
+
+
+@pytest.mark.parametrize("waits", [1, 2])
+async def test_a_reading_that_is_cancelled_leaves_nothing_behind(waits: int) -> None:
+    reading = Reading()
+    task = asyncio.create_task(body._within(5, reading.coroutine))
+    await asyncio.sleep(0)
+    if waits == 2:
+        reading.more[0].set()
+        await asyncio.sleep(0.01)
+    assert not reading.has_ended
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert reading.leaves_nothing
+
+
+@pytest.mark.parametrize("waits", [1, 2])
+async def test_a_reading_that_takes_too_long_leaves_nothing_behind(waits: int) -> None:
+    reading = Reading()
+    if waits == 2:
+        asyncio.get_running_loop().call_later(0.02, reading.more[0].set)
+    with pytest.raises(TimeoutError):
+        await body._within(0.1, reading.coroutine)
+    assert reading.leaves_nothing
+
+
+async def test_a_reading_that_fails_while_it_waits_fails_alone() -> None:
+    more = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.01, more.set_exception, ConnectionResetError())
+
+    async def read() -> bytes:
+        await more
+        return b""
+
+    coroutine: Coroutine[Any, Any, bytes] = read()
+    with pytest.raises(ConnectionResetError):
+        await body._within(5, coroutine)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED

@@ -1,11 +1,14 @@
 """Two services on one database: a definition that one of them changes is never used wrongly by the other."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
 from harness import Api, Running, problems_of, record_of, running
 
+from upsert_svc import object_types
+from upsert_svc.errors import RecordNotFound
 from upsert_svc.object_types import ObjectType, ObjectTypes
 
 
@@ -91,3 +94,105 @@ async def test_a_request_shares_no_look_that_began_before_it(api: Api) -> None:
     await asyncio.sleep(0.05)
     await asyncio.gather(first, *(types.confirmed(object_type) for _ in range(5)))
     assert types.begun == 2
+
+
+class _CountedTypes(ObjectTypes):
+    """Says what is kept, the least recently used first, and whether the fields of it are counted right."""
+
+    @property
+    def kept(self) -> list[str]:
+        return [key for _, key in self._cached]
+
+    @property
+    def is_counted_right(self) -> bool:
+        return self._cached_fields == sum(cached.field_count for cached in self._cached.values())
+
+
+@pytest.fixture
+def types(api: Api) -> _CountedTypes:
+    return _CountedTypes(api.running.service.database.lookups)
+
+
+@pytest.fixture(scope="module")
+async def objects(api: Api) -> list[str]:
+    """Five objects, which count as one field each, their names."""
+    return [await api.new_object() for _ in range(5)]
+
+
+def _fields(count: int) -> list[Mapping[str, Any]]:
+    return [{"key": f"f{number}", "type": "text"} for number in range(count)]
+
+
+async def test_of_more_fields_than_may_be_kept_the_least_recently_used_go(
+    types: _CountedTypes, objects: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_types, "_FIELDS_LIMIT", 3)
+    first, second, third, fourth, fifth = objects
+    for key in (first, second, third):
+        await types.get(1, key)
+    assert types.kept == [first, second, third]
+    await types.get(1, first)
+    await types.get(1, fourth)
+    assert types.kept == [third, first, fourth]
+    await types.reloaded(1, third)
+    await types.get(1, fifth)
+    assert types.kept == [fourth, third, fifth]
+    assert types.is_counted_right
+
+
+async def test_a_definition_of_many_fields_drives_out_as_many_as_it_needs(
+    types: _CountedTypes, api: Api, objects: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_types, "_FIELDS_LIMIT", 5)
+    for key in objects:
+        await types.get(1, key)
+    large, larger = [await api.new_object(*_fields(count)) for count in (2, 5)]
+    assert (await types.get(1, large)).field_count == 3
+    assert types.kept == [*objects[3:], large]
+    assert (await types.get(1, larger)).field_count == 6  # it is used, though it cannot be kept
+    assert (types.kept, types.is_counted_right) == ([], True)
+    await types.get(1, objects[0])
+    assert (types.kept, types.is_counted_right) == (objects[:1], True)
+
+
+async def test_the_fields_that_are_kept_are_counted_as_they_come_and_go(
+    types: _CountedTypes, api: Api, objects: list[str]
+) -> None:
+    key = await api.new_object(*_fields(1))
+    await asyncio.gather(*(types.get(1, key) for key in [key, *objects, key]))
+    assert (types._cached_fields, types.is_counted_right) == (2 + 5, True)
+    await api.new_field(key, key="more", type="text")
+    assert (await types.confirmed(await types.get(1, key))).field_count == 3
+    assert (types._cached_fields, types.is_counted_right) == (3 + 5, True)
+    types.forget(1, key)
+    types.forget(1, key)
+    types.forget(2, objects[0])
+    assert (types._cached_fields, types.is_counted_right) == (5, True)
+    await api.client.delete(f"/custom_objects/{key}")
+    with pytest.raises(RecordNotFound):
+        await types.get(1, key)
+    for key in objects:
+        await types.reloaded(1, key)
+        types.forget(1, key)
+    assert (types.kept, types._cached_fields) == ([], 0)
+
+
+async def test_objects_of_equal_fields_share_their_compiled_validator(types: _CountedTypes, api: Api) -> None:
+    options = [{"name": value, "value": value} for value in ("red", "green")]
+    color = {"key": "color", "type": "dropdown", "custom_field_options": options}
+    fields: list[list[Mapping[str, Any]]] = [
+        [color],
+        [color | {"title": "Another title"}],
+        [color | {"custom_field_options": options[:1]}],
+        [color | {"required": True}],
+        [color | {"key": "colour"}],
+        [color, *_fields(1)],
+        [],
+    ]
+    loaded = [
+        await types.get(1, await api.new_object(*shape, naming={"is_unique": True})) for shape in fields
+    ]
+    first, second, *others = (object_type.validator for object_type in loaded)
+    assert first is second
+    assert len({id(validator) for validator in (first, *others)}) == 1 + len(others)
+    assert loaded[0].key != loaded[1].key

@@ -29,7 +29,8 @@ DEPTH_LIMIT = 20
 _MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
 _NUMBER_LIMIT = 4300  # characters; no field takes a number nearly as long
-_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % _NUMBER_LIMIT)
+_DIGITS = bytes.maketrans(b"123456789.", b"0000000000")
+_LONG_NUMBER = b"0" * 100
 
 
 @lru_cache(maxsize=256)
@@ -124,7 +125,7 @@ def parse(raw: bytes) -> Any:
 
 def _parsed(raw: bytes) -> Any:
     """The value of most bodies, in a third of the time. Raises ValueError for what it does not vouch for."""
-    if len(raw) > _NUMBER_LIMIT and _LONG_NUMBER.search(raw):
+    if _LONG_NUMBER in raw.translate(_DIGITS):  # which it reads in the square of the length
         raise ValueError
     return jiter.from_json(
         raw, allow_inf_nan=False, cache_mode="keys", catch_duplicate_keys=True, float_mode="decimal"

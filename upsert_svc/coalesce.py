@@ -167,7 +167,7 @@ class Gatherer:
         self._lane_count = lane_count
         self._queue = _Queue(queue_limit)
         self._running: list[asyncio.Task[None]] = []
-        self._strays: set[asyncio.Task[None]] = set()
+        self._strays: dict[asyncio.Task[None], Sequence[_Waiting]] = {}
         self._is_stopping = False
 
     def start(self) -> None:
@@ -177,11 +177,12 @@ class Gatherer:
     async def stop(self) -> None:
         """Closes the lanes; who still waits is told to come back."""
         self._is_stopping = True
+        put_aside = [item for items in self._strays.values() for item in items]
         for task in (*self._running, *self._strays):
             task.cancel()
         await asyncio.gather(*self._running, *self._strays, return_exceptions=True)
-        for batch in self._queue.drain():
-            batch.fail(_stopping())
+        for item in (*put_aside, *(item for batch in self._queue.drain() for item in batch.items)):
+            item.fail(_stopping())
 
     async def write(self, account_id: int, by: By, write: Write) -> Row:
         """The row that write_records answers for the write, after its commit.
@@ -230,8 +231,8 @@ class Gatherer:
         """Has the writes of a batch go one by one, beside the lane."""
         for items in batch.by_identifier():
             task = asyncio.create_task(self._send_singly(batch.account_id, batch.by, items))
-            self._strays.add(task)
-            task.add_done_callback(self._strays.discard)
+            self._strays[task] = items
+            task.add_done_callback(self._strays.pop)
 
     async def _send_singly(self, account_id: int, by: By, items: Sequence[_Waiting]) -> None:
         unavailable: ServiceUnavailable | None = None
@@ -245,9 +246,6 @@ class Gatherer:
         """Settles one write; answers what stood in its way where that is likely to last."""
         try:
             item.settle(await self._pool.retrying(_operation(account_id, by, item.write)))
-        except asyncio.CancelledError:
-            item.fail(_stopping())
-            raise
         except Exception as error:
             item.fail(error)
             return error if isinstance(error, ServiceUnavailable) else None

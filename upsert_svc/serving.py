@@ -56,7 +56,8 @@ class BoundedHttp(HttpToolsProtocol):
     header_limit_bytes = 64 * 1024
     _deadline: asyncio.TimerHandle | None = None
     _chunk_bytes = 0  # received last
-    _header_bytes = 0  # at most: what came with the headers counts too
+    _uncounted_bytes = 0  # of these, what may be headers
+    _header_bytes = 0
     _is_reading_headers = True
 
     def connection_made(self, transport: Any) -> None:
@@ -64,27 +65,35 @@ class BoundedHttp(HttpToolsProtocol):
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
-        self._chunk_bytes = len(data)
-        self._header_bytes += len(data)
+        self._chunk_bytes = self._uncounted_bytes = len(data)
         super().data_received(data)
-        if self._is_reading_headers and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._is_reading_headers:
+            self._header_bytes += self._uncounted_bytes
             if self._header_bytes > self.header_limit_bytes:
                 self._refuse(431, "The headers are too large")
-            elif self._deadline is None:
-                self._set_deadline()
+                return
+        if self._deadline is None and (self._is_reading_headers or self._is_idle()):
+            self._set_deadline()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_reading_headers = True
-        self._header_bytes = self._chunk_bytes
+        self._header_bytes = 0
 
     def on_headers_complete(self) -> None:
         self._is_reading_headers = False
+        self._uncounted_bytes = 0  # the rest is a body, or not easily told from one
         self._clear_deadline()
-        if self._header_bytes > self.header_limit_bytes and self._are_headers_too_large():
+        if self._header_bytes + self._chunk_bytes > self.header_limit_bytes and self._are_headers_too_large():
             self._refuse(431, "The headers are too large")
         else:
             super().on_headers_complete()
+
+    def _is_idle(self) -> bool:
+        """Whether no request is under way, though something came: an empty line stops uvicorn's own clock."""
+        return self.cycle is None or self.cycle.response_complete
 
     def _are_headers_too_large(self) -> bool:
         return sum(len(name) + len(value) for name, value in self.headers) > self.header_limit_bytes

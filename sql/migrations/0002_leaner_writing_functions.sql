@@ -174,7 +174,7 @@ begin
                  from objects
                 where account_id = p_account_id and object_id = w.object_id
                offset 0) as o
-         where p_by in ('none', 'record_id')
+         where p_by = 'none'
             or find_record(p_account_id, w.object_id, p_by, w.identifier) is null),
     judged as materialized (
         select m.*,
