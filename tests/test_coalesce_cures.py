@@ -171,6 +171,14 @@ async def test_without_a_word_to_those_under_way_they_wait_for_ever_after_a_stop
     assert await batches.a_stop_with_waiting_callers(mutable) == (UNANSWERED, [503] * 3)
 
 
+async def test_without_a_word_to_those_put_aside_they_wait_for_ever_after_a_stop(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, coalesce.Gatherer, "stop", "(*put_aside, ", "(*(), ")
+    async with gathering_service(cluster, lane_lock_timeout_seconds=0.3) as api:
+        assert await batches.a_stop_with_callers_put_aside(api) == [UNANSWERED] * 3
+
+
 async def test_without_turns_of_the_accounts_a_thousand_writes_come_before_one(
     mutable: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,124 +225,8 @@ def histories(draw: st.DrawFn) -> tuple[set[int], list[Patch]]:
         number = draw(numbers)
         ways = ["external_id", "name", *(["id", "id"] if number in standing else ["external_id", "post"])]
         by = draw(st.sampled_from(ways))
-        patches.append(
-            _patch(
-                client,
-                by,
-                number,
-                draw(values),
-                draw(st.sampled_from([number, 0, 1, 2])),
-                draw(st.booleans()),
-            )
-        )
-    return standing, patches
-
-
-# What happens
-
-
-async def _send(api: Api, key: str, patch: Patch, ids: Mapping[int, str]) -> Answer:
-    records = f"/custom_objects/{key}/records"
-    sent_at = time.monotonic()
-    if patch.by == "post":
-        response = await api.create(key, **patch.body())
-    elif patch.by == "id":
-        body = {"custom_object_record": patch.body()}
-        response = await api.client.patch(f"{records}/{ids[patch.number]}", json=body)
-    else:
-        response = await api.upsert(key, patch.body(), **{patch.by: patch.identifier})
-    answered_at = time.monotonic()
-    if response.status_code == 422:
-        (outcome,) = problems_of(response)
-        return Answer(sent_at, answered_at, outcome, None)
-    return Answer(sent_at, answered_at, response.headers["Upsert-Result"], _shown(record_of(response)))
-
-
-def _shown(record: Mapping[str, Any]) -> Record:
-    return Record(record["id"], record["name"], record["external_id"], record["custom_object_fields"])
-
-
-async def _state(api: Api, key: str, example: str) -> State:
-    """The records of an example, which are the last that were made."""
-    response = await api.client.get(f"/custom_objects/{key}/records?sort=-id&page[size]=20")
-    shown = [_shown(record) for record in response.json()["custom_object_records"]]
-    return {record.record_id: record for record in shown if record.name.endswith(example)}
-
-
-async def _all(api: Api, key: str, patches: Sequence[Patch], ids: Mapping[int, str]) -> list[Answer]:
-    answers: dict[int, Answer] = {}
-
-    async def client(number: int) -> None:
-        for place, patch in enumerate(patches):
-            if patch.client == number:
-                answers[place] = await _send(api, key, patch, ids)
-
-    await asyncio.gather(*(client(number) for number in {patch.client for patch in patches}))
-    return [answers[place] for place in range(len(patches))]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A service and an object whose names are unique."""
-
-    api: Api
-    key: str
-
-
-@asynccontextmanager
-async def _stage(cluster: Cluster, **chosen: Any) -> AsyncIterator[Stage]:
-    async with gathering_service(cluster, **chosen) as api:
-        yield Stage(api, await api.new_object(*FIELDS, naming={"is_unique": True}))
-
-
-@pytest.fixture(scope="module")
-async def patient(cluster: Cluster) -> AsyncIterator[Stage]:
-    """One lane, which waits for a lock as long as it takes."""
-    async with _stage(cluster) as stage:
-        yield stage
-
-
-@pytest.fixture(scope="module")
-async def hasty(cluster: Cluster) -> AsyncIterator[Stage]:
-    """Two lanes, which put aside whatever they would have to wait for."""
-    async with _stage(cluster, lanes=2, lane_lock_timeout_seconds=0.005) as stage:
-        yield stage
-
-
-def _patch(client: int, by: str, number: int, fields: Fields, other: int, sends: bool) -> Patch:
-    match by:
-        case "external_id":
-            name = f"n{number if sends else other}"  # mostly its own
-            return Patch(client, by, number, fields, name if sends or number != other else None)
-        case "name":
-            return Patch(client, by, number, fields, f"N{number}" if sends else None, f"e{other}")
-        case "post":
-            return Patch(client, by, number, fields, f"n{number}", f"e{other}" if sends else None)
-    return Patch(client, "id", number, fields, name=f"n{other}" if sends else None)
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> tuple[set[int], list[Patch]]:
-    """Which of three records stand at first, and the patches that are sent, mostly of one record."""
-    standing = draw(st.sampled_from([{0}, {0, 1}, {0, 1, 2}, set()]))
-    turns = draw(st.permutations([0, 1, 2, 3, draw(st.sampled_from([4, 0])), draw(st.sampled_from([5, 1]))]))
-    numbers = st.sampled_from([0, 0, 0, 1, 2])
-    values = st.dictionaries(st.sampled_from("abc"), st.none() | st.integers(0, 9), max_size=3)
-    patches = []
-    for client in turns[draw(st.integers(0, 3)) :]:
-        number = draw(numbers)
-        ways = ["external_id", "name", *(["id", "id"] if number in standing else ["external_id", "post"])]
-        by = draw(st.sampled_from(ways))
-        patches.append(
-            _patch(
-                client,
-                by,
-                number,
-                draw(values),
-                draw(st.sampled_from([number, 0, 1, 2])),
-                draw(st.booleans()),
-            )
-        )
+        other = draw(st.sampled_from([number, 0, 1, 2]))
+        patches.append(_patch(client, by, number, draw(values), other, draw(st.booleans())))
     return standing, patches
 
 
@@ -351,12 +235,10 @@ async def _check(stage: Stage, standing: set[int], drawn: Sequence[Patch], locke
     api, key = stage.api, stage.key
     example = f"-{next(_examples)}"
     patches = [patch.of(example) for patch in drawn]
-    made = (api.create(key, name=f"n{n}{example}", external_id=f"e{n}{example}") for n in sorted(standing))
-    ids = dict(
-        zip(
-            sorted(standing), [record_of(answer)["id"] for answer in await asyncio.gather(*made)], strict=True
-        )
-    )
+    ids: dict[int, str] = {}
+    for number in sorted(standing):
+        made = await api.create(key, name=f"n{number}{example}", external_id=f"e{number}{example}")
+        ids[number] = record_of(made)["id"]
     before = await _state(api, key, example)
     async with api.running.sql() as stranger, stranger.transaction():
         if locked_seconds:

@@ -98,6 +98,10 @@ class BoundedHttp(HttpToolsProtocol):
     def _are_headers_too_large(self) -> bool:
         return sum(len(name) + len(value) for name, value in self.headers) > self.header_limit_bytes
 
+    def on_message_complete(self) -> None:
+        self._uncounted_bytes = 0
+        super().on_message_complete()
+
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
