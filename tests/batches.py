@@ -399,23 +399,22 @@ async def updates_by_id_in_one_batch(api: Api) -> tuple[list[int], Edit]:
     return statuses, record_of(await api.client.get(path))["custom_object_fields"]
 
 
-async def opposite_edits_put_aside(cluster: Cluster) -> tuple[list[Edit], Edit]:
-    """The same when the batch cannot have its record's lock, and the first edit is slow afterwards."""
-    async with gathering_service(cluster, lane_lock_timeout_seconds=1) as api:
-        key = await api.new_object(*FIELDS)
-        await api.upsert(key, _with_fields(), external_id="same")
-        begin = "perform pg_advisory_xact_lock_shared"
-        slow = f"if p_writes[1].patch @> '{{\"b\": 0}}' then perform pg_sleep(0.2); end if; {begin}"
-        async with api.running.sql() as connection:
-            text = await connection.fetchval("select pg_get_functiondef('write_records'::regproc)")
-            await connection.execute(text.replace(begin, slow))
-        async with locked(api, key, "same") as stranger:
-            async with busy_lane(api):
-                callers = await _one_after_another(api, key)
-            await until_blocked(stranger)
-            while not api.running.service.gatherer._strays:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        return await _edited(api, key, callers)
+async def opposite_edits_put_aside(api: Api) -> tuple[list[Edit], Edit]:
+    """The same when a neighbour fails the statement, and the first edit is slow afterwards."""
+    key = await api.new_object(*FIELDS)
+    await api.upsert(key, _with_fields(), external_id="same")
+    begin = "perform pg_advisory_xact_lock_shared"
+    slow = f"if p_writes[1].patch @> '{{\"b\": 0}}' then perform pg_sleep(0.3); end if; {begin}"
+    async with api.running.sql() as connection:
+        await connection.execute("alter table records add constraint cursed check (name <> 'cursed')")
+        text = await connection.fetchval("select pg_get_functiondef('write_records'::regproc)")
+        await connection.execute(text.replace(begin, slow))
+    async with busy_lane(api):
+        callers = await _one_after_another(api, key)
+        cursed = sent(api, key, {"cursed": {"name": "cursed"}})
+        await queued(api, len(EDITS) + 1)
+    assert await answered([*cursed.values()]) == [500]
+    return await _edited(api, key, callers)
 
 
 async def _one_after_another(api: Api, key: str) -> Answers:

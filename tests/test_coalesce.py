@@ -195,8 +195,8 @@ async def test_updates_of_one_record_by_its_id_in_one_batch_all_find_it(gatherin
     assert await batches.updates_by_id_in_one_batch(gathering) == ([200] * 3, {"a": 1, "b": 1, "c": 1})
 
 
-async def test_writes_of_one_identifier_that_are_put_aside_keep_their_order(cluster: Cluster) -> None:
-    seen, last = await batches.opposite_edits_put_aside(cluster)
+async def test_writes_of_one_identifier_that_are_put_aside_keep_their_order(gathering: Api) -> None:
+    seen, last = await batches.opposite_edits_put_aside(gathering)
     assert seen == batches.in_order()
     assert last == seen[-1]
 

@@ -137,6 +137,24 @@ async def test_without_their_positions_the_last_edit_of_a_new_record_makes_it(mu
     assert seen != batches.in_order()
 
 
+async def test_without_groups_edits_that_are_put_aside_overtake_each_other(
+    mutable: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = "groups[item.write.object_id, item.write.identifier]"
+    alone = "groups[item.write.object_id, item.write.record_id]"
+    spoil(monkeypatch, coalesce._Batch, "by_identifier", group, alone)
+    seen, last = await batches.opposite_edits_put_aside(mutable)
+    assert seen != batches.in_order()
+    assert last != batches.in_order()[-1]
+
+
+async def test_without_a_look_for_the_record_the_second_update_by_id_does_not_find_it(mutable: Api) -> None:
+    await spoil_sql(mutable, "create_records", "p_by = 'none'\n", "p_by in ('none', 'record_id')\n")
+    statuses, fields = await batches.updates_by_id_in_one_batch(mutable)
+    assert sorted(statuses) == [200, 200, 404]
+    assert list(fields.values()).count(None) == 1
+
+
 FULL = "self._counts[account_id] >= self._limit // 2 or self._length >= self._limit"
 
 
