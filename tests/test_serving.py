@@ -368,3 +368,10 @@ async def test_a_large_body_in_one_chunk_with_the_next_headers_leaves_them_their
     kept = await served(sent[:place], sent[place:], b"st: a\r\n\r\n")
     ends = [answer.rpartition(b"\r\n\r\n")[2] for answer in kept.written]
     assert ends == [f"later {size}".encode(), b"y 0"]
+
+
+async def test_headers_that_begin_in_the_chunk_of_a_body_are_bounded_too() -> None:
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+    large = b"GET /y HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 200_000
+    kept = await served(head, b"abc" + large, b"a\r\n\r\n")
+    assert b"y 0" not in b"".join(kept.written)

@@ -57,6 +57,7 @@ class BoundedHttp(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _chunk_bytes = 0  # received last
     _uncounted_bytes = 0  # of these, what may be headers
+    _begun_in_bytes = 0  # of the chunk in which the request began
     _header_bytes = 0
     _is_reading_headers = True
 
@@ -81,12 +82,14 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_begin()
         self._is_reading_headers = True
         self._header_bytes = 0
+        self._begun_in_bytes = self._chunk_bytes
 
     def on_headers_complete(self) -> None:
         self._is_reading_headers = False
         self._uncounted_bytes = 0  # the rest is a body, or not easily told from one
         self._clear_deadline()
-        if self._header_bytes + self._chunk_bytes > self.header_limit_bytes and self._are_headers_too_large():
+        at_most = self._begun_in_bytes + self._header_bytes + self._chunk_bytes
+        if at_most > self.header_limit_bytes and self._are_headers_too_large():
             self._refuse(431, "The headers are too large")
         else:
             super().on_headers_complete()
