@@ -16,6 +16,7 @@ import httpx
 import orjson
 from harness import Api, Cluster, record_of, running
 from severing import severable
+from spoiling import spoil_sql
 
 from upsert_svc import coalesce
 
@@ -407,8 +408,7 @@ async def opposite_edits_put_aside(api: Api) -> tuple[list[Edit], Edit]:
     slow = f"if p_writes[1].patch @> '{{\"b\": 0}}' then perform pg_sleep(0.3); end if; {begin}"
     async with api.running.sql() as connection:
         await connection.execute("alter table records add constraint cursed check (name <> 'cursed')")
-        text = await connection.fetchval("select pg_get_functiondef('write_records'::regproc)")
-        await connection.execute(text.replace(begin, slow))
+    await spoil_sql(api, "write_records", begin, slow)
     async with busy_lane(api):
         callers = await _one_after_another(api, key)
         cursed = sent(api, key, {"cursed": {"name": "cursed"}})

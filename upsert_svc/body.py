@@ -125,7 +125,7 @@ def parse(raw: bytes) -> Any:
 
 def _parsed(raw: bytes) -> Any:
     """The value of most bodies, in a third of the time. Raises ValueError for what it does not vouch for."""
-    if _LONG_NUMBER in raw.translate(_DIGITS):  # which are refused beyond their limit
+    if _LONG_NUMBER in raw.translate(_DIGITS):  # whether it is within its limit, the other says
         raise ValueError
     return jiter.from_json(
         raw, allow_inf_nan=False, cache_mode="keys", catch_duplicate_keys=True, float_mode="decimal"

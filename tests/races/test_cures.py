@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from harness import Api, Cluster, running
+from spoiling import spoil_sql
 
 from races import scenarios
 from upsert_svc import coalesce
@@ -18,24 +19,14 @@ async def mutable(cluster: Cluster) -> AsyncIterator[Api]:
             yield api
 
 
-async def _spoil(api: Api, function: str, cure: str, instead: str) -> None:
-    """Replaces a piece of a writing function."""
-    async with api.running.sql() as connection:
-        text = await connection.fetchval(
-            "select pg_get_functiondef(oid) from pg_proc where proname = $1", function
-        )
-        assert cure in text, f"{function} has no {cure!r}"
-        await connection.execute(text.replace(cure, instead))
-
-
 async def _execute(api: Api, statement: str) -> None:
     async with api.running.sql() as connection:
         await connection.execute(statement)
 
 
 async def test_without_the_row_lock_and_the_count_an_acknowledged_attribute_is_lost(mutable: Api) -> None:
-    await _spoil(mutable, "update_records", "for no key update of r", "")
-    await _spoil(mutable, "update_records", "v_changed <> cardinality(v_changes)", "false")
+    await spoil_sql(mutable, "update_records", "for no key update of r", "")
+    await spoil_sql(mutable, "update_records", "v_changed <> cardinality(v_changes)", "false")
     seen, fields = await scenarios.two_updates_of_one_record(mutable)
     assert (seen.outcome, fields["ours"]) == ("updated", None)
 
@@ -44,7 +35,7 @@ async def test_without_the_second_look_the_loser_of_a_creation_is_turned_away(
     mutable: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coalesce, "is_definite", lambda _: False)  # nor a second try
-    await _spoil(mutable, "write_records", "v_rounds > 10 + cardinality(p_writes)", "v_rounds > 0")
+    await spoil_sql(mutable, "write_records", "v_rounds > 10 + cardinality(p_writes)", "v_rounds > 0")
     seen, _ = await scenarios.two_creations_of_one_external_id(mutable)
     assert seen.status == 503
 
@@ -52,8 +43,8 @@ async def test_without_the_second_look_the_loser_of_a_creation_is_turned_away(
 async def test_without_the_row_lock_and_the_count_an_update_of_a_deleted_record_is_acknowledged(
     mutable: Api,
 ) -> None:
-    await _spoil(mutable, "update_records", "for no key update of r", "")
-    await _spoil(mutable, "update_records", "v_changed <> cardinality(v_changes)", "false")
+    await spoil_sql(mutable, "update_records", "for no key update of r", "")
+    await spoil_sql(mutable, "update_records", "v_changed <> cardinality(v_changes)", "false")
     seen, records = await scenarios.an_upsert_against_a_deletion(mutable)
     assert (seen.outcome, records) == ("updated", [])
 
@@ -77,20 +68,20 @@ async def test_without_the_foreign_key_the_settings_change_under_a_record(mutabl
 
 
 async def test_without_the_version_check_a_removed_field_is_written(mutable: Api) -> None:
-    await _spoil(mutable, "update_records", "o.version = w.definition_version and", "")
-    await _spoil(mutable, "stale_results", "w.definition_version is distinct from", "0 =")
+    await spoil_sql(mutable, "update_records", "o.version = w.definition_version and", "")
+    await spoil_sql(mutable, "stale_results", "w.definition_version is distinct from", "0 =")
     seen, stored = await scenarios.a_field_removed_between_validation_and_write(mutable)
     assert (seen.status, stored) == (200, [{"ours": "x"}])
 
 
 async def test_without_the_definition_lock_a_write_does_not_wait_for_a_change(mutable: Api) -> None:
-    await _spoil(mutable, "write_records", "pg_advisory_xact_lock_shared(p_account_id, w.object_id)", "1")
+    await spoil_sql(mutable, "write_records", "pg_advisory_xact_lock_shared(p_account_id, w.object_id)", "1")
     seen, _ = await scenarios.a_field_removed_between_validation_and_write(mutable)
     assert not seen.has_waited
 
 
 async def test_without_the_counters_lock_and_the_index_a_number_is_taken_twice(mutable: Api) -> None:
     await _execute(mutable, "drop index records_number_key")
-    await _spoil(mutable, "create_records", "for update;", ";")
+    await spoil_sql(mutable, "create_records", "for update;", ";")
     _, names = await scenarios.two_autonumbered_creations(mutable)
     assert names == ["1", "1"]
