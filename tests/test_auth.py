@@ -5,10 +5,11 @@ import base64
 import time
 
 import pytest
-from harness import ADMIN_EMAIL, Api
+from harness import ADMIN_EMAIL, Api, Cluster, running
 
 from upsert_svc import tokens
-from upsert_svc.database import owner_transaction
+from upsert_svc.database import Connection, owner_transaction
+from upsert_svc.errors import NotAuthenticated, ServiceUnavailable
 
 UNAUTHENTICATED = b"""{"error":"Couldn't authenticate you"}"""
 PATH = "/custom_objects"
@@ -111,3 +112,76 @@ async def test_a_token_says_which_account_it_speaks_for(api: Api, stranger: Api)
     assert (await stranger.client.get(f"/custom_objects/{key}")).status_code == 404
     theirs = (await stranger.client.get(PATH)).json()["custom_objects"]
     assert key not in [item["key"] for item in theirs]
+
+
+async def test_requests_at_one_moment_share_one_look_at_their_token(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = counted_looks(monkeypatch)
+    async with running(await cluster.new_database()) as service:
+        api = Api(service, await service.token())
+        async with api.client:
+            assert await asyncio.gather(*(status(api, f"Bearer {api.token}") for _ in range(20))) == [200] * 20
+    assert len(looks) == 1
+
+
+async def test_a_token_in_use_is_looked_up_again_before_anybody_would_wait(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = counted_looks(monkeypatch)
+    async with running(await cluster.new_database()) as service:
+        authenticate, authorization = service.service.authenticate, f"Bearer {await service.token()}".encode()
+        await authenticate(authorization)
+        (look,) = authenticate._looks.values()
+        look.begun -= 0.6
+        await authenticate(authorization)
+        assert len(looks) == 1, "the caller does not wait"
+        assert look.successor
+        await look.successor.task
+        await asyncio.sleep(0)
+        assert [*authenticate._looks.values()] == [look.successor]
+        assert len(looks) == 2
+
+
+async def test_a_token_found_revoked_ahead_of_time_is_refused_at_once(
+    cluster: Cluster,
+) -> None:
+    async with running(await cluster.new_database()) as service:
+        authenticate, authorization = service.service.authenticate, f"Bearer {await service.token()}".encode()
+        await authenticate(authorization)
+        async with service.sql() as connection:
+            await connection.execute("update tokens set revoked_at = now()")
+        (look,) = authenticate._looks.values()
+        look.begun -= 0.6
+        await authenticate(authorization)
+        assert look.successor
+        await asyncio.wait([look.successor.task])
+        with pytest.raises(NotAuthenticated):
+            await authenticate(authorization)
+
+
+async def test_a_look_that_failed_is_not_believed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(await cluster.new_database()) as service:
+        authorization = f"Bearer {await service.token()}".encode()
+        with monkeypatch.context() as failing:
+            failing.setattr(tokens, "find", _unreachable)
+            with pytest.raises(ServiceUnavailable):
+                await service.service.authenticate(authorization)
+        assert (await service.service.authenticate(authorization)).email == ADMIN_EMAIL
+
+
+async def _unreachable(*_: object) -> None:
+    raise OSError
+
+
+def counted_looks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The digests that are looked up from now on."""
+    looks: list[bytes] = []
+    find = tokens.find
+
+    async def counted(connection: Connection, token_digest: bytes) -> tokens.Principal | None:
+        looks.append(token_digest)
+        return await find(connection, token_digest)
+
+    monkeypatch.setattr(tokens, "find", counted)
+    return looks

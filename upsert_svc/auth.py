@@ -3,6 +3,7 @@
 A looked-up token is believed for at most a second, so that a revoked one stops working within it.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -17,26 +18,58 @@ _CACHE_LIMIT = 10_000
 _TOKEN_LIMIT = 512
 
 
+class _Look:
+    """One look at the database for a credential, shared by all who ask while what it found is believed."""
+
+    __slots__ = ("begun", "found", "successor", "task")
+
+    def __init__(self, begun: float, task: asyncio.Task[Principal]) -> None:
+        self.begun = begun
+        self.task = task
+        self.found: Principal | None = None
+        self.successor: _Look | None = None
+
+
 class Authenticator:
-    """Turns Authorization headers into Principals."""
+    """Turns Authorization headers into Principals.
+
+    A credential in use is looked up again ahead of time, so that nobody waits for it, and by one request for
+    all: or whenever a second was over, every request under way would look it up at once.
+    """
 
     def __init__(self, lookups: Pool, *, ttl_seconds: float) -> None:
         self._lookups = lookups
         self._ttl_seconds = ttl_seconds
-        self._believed: dict[bytes, tuple[float, Principal]] = {}
+        self._looks: dict[bytes, _Look] = {}
 
     async def __call__(self, authorization: bytes) -> Principal:
         """The Principal of the header's credential. Raises NotAuthenticated."""
         digest = hashlib.sha256(authorization).digest()  # so that no credential stays in memory
-        now = time.monotonic()
-        if (believed := self._believed.get(digest)) is not None and now < believed[0]:
-            return believed[1]
-        self._believed.pop(digest, None)
-        principal = await self._looked_up(authorization.decode("latin-1"))
-        if len(self._believed) >= _CACHE_LIMIT:
-            self._believed.clear()
-        self._believed[digest] = (now + self._ttl_seconds, principal)
-        return principal
+        age = time.monotonic() - look.begun if (look := self._looks.get(digest)) else self._ttl_seconds
+        if look is None or age >= self._ttl_seconds:
+            look = self._begin(digest, authorization)
+            if len(self._looks) >= _CACHE_LIMIT:
+                self._looks.clear()
+            self._looks[digest] = look
+        elif look.successor is None and look.found and age >= self._ttl_seconds / 2:
+            look.successor = self._begin(digest, authorization)
+        return look.found or await asyncio.shield(look.task)
+
+    def _begin(self, digest: bytes, authorization: bytes) -> _Look:
+        look = _Look(
+            time.monotonic(), asyncio.create_task(self._looked_up(authorization.decode("latin-1")))
+        )
+        look.task.add_done_callback(lambda _: self._settle(digest, look))
+        return look
+
+    def _settle(self, digest: bytes, look: _Look) -> None:
+        """Believes what a look found; a failed one is forgotten, and a refusal at once."""
+        error = look.task.exception() if not look.task.cancelled() else asyncio.CancelledError()
+        if error is None:
+            look.found = look.task.result()
+            self._looks[digest] = look
+        elif isinstance(error, NotAuthenticated) or self._looks.get(digest) is look:
+            self._looks.pop(digest, None)
 
     async def _looked_up(self, authorization: str) -> Principal:
         email, token = _credential(authorization)
