@@ -17,25 +17,35 @@ select t.field_key
                                     and o.deleted_at is null), 'record_id', t.record_id) is null;
 
 -- name: show
-select r.record_id, r.name, r.external_id, shown_fields(o, r.fields, r.definition_version) as fields, r.version,
-       r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
-  from objects o
+-- Records by their ids, whoever asked for each. They are looked up by their whole key; a join might be planned
+-- to read all records.
+select s.place - 1 as place, r.record_id, r.name, r.external_id,
+       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
+       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
+  from unnest(:account_ids::integer[], :object_keys::text[], :record_ids::text[])
+       with ordinality as s(account_id, object_key, record_id, place)
+ cross join lateral (
+       select * from objects
+        where account_id = s.account_id and key = s.object_key and deleted_at is null
+       offset 0) as o
  cross join lateral (
        select * from records
-        where account_id = o.account_id and object_id = o.object_id and record_id = :record_id
-       offset 0) as r  -- by its whole key; a join might be planned to read all records
- where o.account_id = :account_id and o.key = :object_key and o.deleted_at is null;
+        where account_id = o.account_id and object_id = o.object_id and record_id = s.record_id
+       offset 0) as r;
 
 -- name: list
--- The listing adds its conditions, order and limit.
+-- The listing puts the conditions, the order and the limit of a page in the place of the comments.
 select r.record_id, r.name, r.external_id,
-       shown_fields((select o from objects o where o.account_id = :account_id and o.object_id = :object_id),
-                    r.fields, r.definition_version) as fields,
+       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
        r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
-  from records r
- where r.account_id = :account_id
-   and r.object_id = (select case when o.deleted_at is null then o.object_id end from objects o
-                       where o.account_id = :account_id and o.object_id = :object_id);
+  from (select * from objects where account_id = :account_id and object_id = :object_id
+        offset 0) as o
+ cross join lateral (
+       select * from records r
+        where r.account_id = o.account_id and r.object_id = o.object_id /*conditions*/
+       /*order*/ /*limit*/) as r
+ where o.deleted_at is null
+ /*order*/;
 
 -- name: count
 select count(*) from records where account_id = :account_id and object_id = :object_id;

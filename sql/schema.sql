@@ -275,13 +275,14 @@ begin
     return p_fields;
 end $$;
 
--- What is answered of a record's fields: every active key, null when unset.
-create function shown_fields(p_object objects, p_fields jsonb, p_definition_version integer) returns jsonb
+-- What is answered of a record's fields: every active key, null when unset. It takes the columns of the object
+-- that it needs one by one: of a whole row each would be unpacked anew for every record.
+create function shown_fields(p_null_fields jsonb, p_inactive_fields text[], p_removals jsonb,
+                             p_fields jsonb, p_definition_version integer) returns jsonb
 language sql immutable parallel safe
-return (p_object).null_fields || (
-    case when (p_object).removals is null then p_fields
-         else live_fields(p_fields, p_definition_version, (p_object).removals) end
-    - (p_object).inactive_fields);
+return p_null_fields || (
+    case when p_removals is null then p_fields else live_fields(p_fields, p_definition_version, p_removals) end
+    - p_inactive_fields);
 
 -- Whether a record is larger than 32 KB as JSON text. Text is at most six times as long as its jsonb.
 create function is_too_large(p_fields jsonb, p_name text, p_external_id text) returns boolean

@@ -53,12 +53,12 @@ class Authenticator:
             self._looks[digest] = look
         elif look.successor is None and look.found and age >= self._ttl_seconds / 2:
             look.successor = self._begin(digest, authorization)
-        return look.found or await asyncio.shield(look.task)
+        if look.found:
+            return look.found
+        return await asyncio.shield(look.task)
 
     def _begin(self, digest: bytes, authorization: bytes) -> _Look:
-        look = _Look(
-            time.monotonic(), asyncio.create_task(self._looked_up(authorization.decode("latin-1")))
-        )
+        look = _Look(time.monotonic(), asyncio.create_task(self._looked_up(authorization.decode("latin-1"))))
         look.task.add_done_callback(lambda _: self._settle(digest, look))
         return look
 

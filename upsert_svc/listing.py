@@ -185,7 +185,11 @@ def records_query(
         columns = ", ".join(column for column, _ in order.columns)
         conditions.append(f"({columns}) {'<' if descending else '>'} ({values})")
     direction = "desc" if descending else "asc"
-    sort = ", ".join(f"{column} {direction}" for column, _ in order.columns)
-    where = "".join(f"\n   and {condition}" for condition in conditions)
-    limit = argument(page.size + 1, "integer")
-    return (f"{select}{where}\n order by {sort}\n limit {limit}", *arguments)
+    fragments = {
+        "/*conditions*/": "".join(f"\n          and {condition}" for condition in conditions),
+        "/*order*/": f"order by {', '.join(f'{column} {direction}' for column, _ in order.columns)}",
+        "/*limit*/": f"limit {argument(page.size + 1, 'integer')}",
+    }
+    for comment, fragment in fragments.items():
+        select = select.replace(comment, fragment)
+    return (select, *arguments)

@@ -27,15 +27,15 @@ from upsert_svc.errors import (
 )
 from upsert_svc.fields import dumped, is_record_id
 from upsert_svc.object_types import ObjectType, ObjectTypes
+from upsert_svc.reads import Reader
 from upsert_svc.tokens import Principal
 
 Outcome = Literal["created", "updated", "unchanged"]
 
 _SQL = sql.load("records")
 _DEFINITION_ATTEMPTS = 5
-_RECORD_COLUMNS = slice(
-    3, None
-)  # what write_records tells before the record: position, outcome, blamed fields
+# before the record write_records tells the position, the outcome and the blamed fields, a look the place
+_WRITTEN_COLUMNS, _READ_COLUMNS = slice(3, None), slice(1, None)
 _SIZE_LIMIT = "The record's name, external_id and fields are larger than 32 KB as JSON text"
 
 
@@ -74,10 +74,13 @@ class Written(NamedTuple):
 class Records:
     """The records of all accounts; each call speaks for one Principal and stays in its account."""
 
-    def __init__(self, database: Database, object_types: ObjectTypes, gatherer: Gatherer) -> None:
+    def __init__(
+        self, database: Database, object_types: ObjectTypes, gatherer: Gatherer, reader: Reader
+    ) -> None:
         self._database = database
         self._object_types = object_types
         self._gatherer = gatherer
+        self._reader = reader
 
     async def upsert(
         self,
@@ -142,13 +145,10 @@ class Records:
         """The record of that id. Raises RecordNotFound."""
         if not is_record_id(record_id):
             raise RecordNotFound
-        async with self._database.records.connection() as connection:
-            row = await connection.fetchrow(
-                *_SQL.show(account_id=principal.account_id, object_key=object_key, record_id=record_id)
-            )
+        row = await self._reader.show(principal.account_id, object_key, record_id)
         if row is None:
             raise RecordNotFound
-        return Record._make(row)
+        return Record._make(row[_READ_COLUMNS])
 
     async def page(
         self,
@@ -337,7 +337,7 @@ def _settled(row: Row) -> Record:
     """The record of a written row. Raises the error of a refused one."""
     match row["outcome"]:
         case "created" | "updated" | "unchanged":
-            return Record._make(row[_RECORD_COLUMNS])
+            return Record._make(row[_WRITTEN_COLUMNS])
         case "missing":
             raise RecordNotFound
         case "field_required":

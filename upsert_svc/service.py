@@ -9,6 +9,7 @@ from upsert_svc.listing import Cursors
 from upsert_svc.object_fields import ObjectFields
 from upsert_svc.object_types import ObjectTypes
 from upsert_svc.objects import Objects
+from upsert_svc.reads import Reader
 from upsert_svc.records import Records
 from upsert_svc.settings import Settings
 
@@ -42,6 +43,6 @@ def composed(settings: Settings, database: Database, cursor_key: bytes) -> Servi
             database, object_types, object_limit=settings.object_limit, record_limit=settings.record_limit
         ),
         object_fields=ObjectFields(database, object_types, field_limit=settings.field_limit),
-        records=Records(database, object_types, gatherer),
+        records=Records(database, object_types, gatherer, Reader(database.records)),
         gatherer=gatherer,
     )
