@@ -5,7 +5,7 @@ select position, outcome, blamed_fields, record_id, name, external_id, fields, v
   from unnest(write_records(:account_id, :by, :writes));
 
 -- name: delete
-select delete_record(:account_id, :object_id, :by, :identifier, :user_id);
+select delete_record(:account_id, :object_id, :by, :identifier, :user_id, :if_match, :if_none_match);
 
 -- name: missing_targets
 -- Of the lookup values sent, the fields whose target record does not exist.
@@ -19,7 +19,7 @@ select t.field_key
 -- name: show
 -- Records by their ids, whoever asked for each. They are looked up by their whole key; a join might be planned
 -- to read all records.
-select s.place - 1 as place, r.record_id, r.name, r.external_id,
+select s.place - 1 as place, o.version as definition_version, r.record_id, r.name, r.external_id,
        shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
        r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
   from unnest(:account_ids::integer[], :object_keys::text[], :record_ids::text[])

@@ -76,10 +76,12 @@ create table objects (
     -- Raised by every change of the definition; a writing statement names the one it was judged by.
     version         integer not null default 1,
     -- What a writing or reading statement needs of the fields, kept beside them: every active
-    -- key with null, the keys of inactive fields, the keys of active required fields.
+    -- key with null, the keys of inactive fields, of active required fields, of active json fields.
     null_fields     jsonb not null default '{}',
     inactive_fields text[] not null default '{}',
     required_fields text[] not null default '{}',
+    -- Null where there is none: then nothing in a record is merged level by level.
+    json_fields     text[],
     -- Fields and options removed and not yet purged from the records:
     -- [{"key": …, "options": […] (of options only), "version": the definition's version that removed them}]
     removals        jsonb,
@@ -128,7 +130,7 @@ create table fields (
     constraint fields_key_key unique (account_id, object_id, key),
     constraint fields_object_id_fkey foreign key (account_id, object_id) references objects on delete cascade,
     constraint fields_type_check check (type in ('text', 'textarea', 'regexp', 'checkbox', 'date', 'integer',
-                                                 'decimal', 'dropdown', 'multiselect', 'lookup'))
+                                                 'decimal', 'dropdown', 'multiselect', 'lookup', 'json'))
 );
 
 -- The next autonumber of an object: locked, read and raised by the statement that creates.
@@ -220,15 +222,20 @@ create type record_write as (
     name               text,     -- null: not sent
     external_id        text,     -- null: not sent
     patch              jsonb,    -- the fields sent; null clears one
-    user_id            integer
+    user_id            integer,
+    strategy           text,     -- null or 'merge': what is not sent stays; 'force', 'replace': it is cleared
+    clears_external_id boolean,
+    if_match           text[],   -- entity tags, '*' for any; null: no condition
+    if_none_match      text[]
 );
 
 -- What became of it. Refused writes have an outcome, and the fields to blame where there are any.
 create type written_record as (
     position           integer,
-    outcome            text,     -- created, updated, unchanged; stale, missing, name_required, name_differs,
-                                 -- field_required, too_large, name_taken, external_id_taken
-    blamed_fields      text[],
+    outcome            text,     -- created, updated, unchanged; stale, missing, precondition_failed, name_required,
+                                 -- name_differs, name_generated, field_required, type_differs, too_large,
+                                 -- name_taken, external_id_taken
+    blamed_fields      text[],   -- keys; of type_differs the places, as key.key
     record_id          text,
     name               text,
     external_id        text,
@@ -295,6 +302,77 @@ create function missing_keys(p_keys text[], p_fields jsonb) returns text[]
 language sql immutable parallel safe
 return array(select key from unnest(p_keys) as key where not p_fields ? key);
 
+-- A patch applied to a value by RFC 7396: level by level, null removes, arrays are replaced.
+create function merge_patch(p_target jsonb, p_patch jsonb) returns jsonb
+language plpgsql immutable parallel safe as $$
+declare
+    v_target jsonb := case when jsonb_typeof(p_target) = 'object' then p_target else '{}' end;
+begin
+    if jsonb_typeof(p_patch) <> 'object' then
+        return p_patch;
+    end if;
+    return coalesce((
+        select jsonb_object_agg(key, value)
+          from (select key, value from jsonb_each(v_target) where not p_patch ? key
+                 union all
+                select key, merge_patch(v_target -> key, value) from jsonb_each(p_patch)
+                 where value <> 'null') as merged), '{}');
+end $$;
+
+-- A record's fields after a write of an object with json fields, or by a strategy. What lies in a json field may
+-- hold nulls, so only the fields themselves are freed of them. What an inactive field holds can be neither seen nor
+-- sent, so it stays.
+create function resulting_fields(p_strategy text, p_fields jsonb, p_patch jsonb, p_inactive_fields text[],
+                                 p_json_fields text[]) returns jsonb
+language plpgsql immutable parallel safe as $$
+declare
+    v_fields jsonb;
+    v_key    text;
+begin
+    if p_strategy in ('force', 'replace') then
+        v_fields := p_patch || coalesce((select jsonb_object_agg(key, p_fields -> key)
+                                           from unnest(p_inactive_fields) as key where p_fields ? key), '{}');
+    else
+        v_fields := p_fields || p_patch;
+        foreach v_key in array coalesce(p_json_fields, '{}') loop
+            if jsonb_typeof(p_patch -> v_key) = 'object' then
+                v_fields := v_fields || jsonb_build_object(v_key, merge_patch(p_fields -> v_key, p_patch -> v_key));
+            end if;
+        end loop;
+    end if;
+    return v_fields - array(select key from jsonb_each(v_fields) where value = 'null');
+end $$;
+
+-- The places where a value would replace one of another JSON type, level by level in objects. Null on either side
+-- never conflicts, nor does what is only on one.
+create function type_conflicts(p_old jsonb, p_new jsonb, p_place text default null) returns text[]
+language plpgsql immutable parallel safe as $$
+begin
+    if jsonb_typeof(p_old) = 'object' and jsonb_typeof(p_new) = 'object' then
+        return array(select conflict
+                       from jsonb_each(p_new) as n
+                      cross join unnest(type_conflicts(p_old -> n.key, n.value,
+                                                       concat_ws('.', p_place, n.key))) as conflict
+                      where p_old ? n.key);
+    elsif 'null' in (jsonb_typeof(p_old), jsonb_typeof(p_new)) or jsonb_typeof(p_old) = jsonb_typeof(p_new) then
+        return '{}';
+    end if;
+    return array[p_place];
+end $$;
+
+-- The entity tag of a record: what is answered of it changes with its version and with its object's definition.
+create function entity_tag(p_record_id text, p_version bigint, p_definition_version integer) returns text
+language sql immutable parallel safe
+return p_record_id || '.' || p_version::text || '.' || p_definition_version::text;
+
+-- Whether the conditions of a write hold for a record, by its entity tag; null where there is no record.
+create function conditions_hold(p_if_match text[], p_if_none_match text[], p_entity_tag text) returns boolean
+language sql immutable parallel safe
+return (p_if_match is null
+        or p_entity_tag is not null and ('*' = any (p_if_match) or p_entity_tag = any (p_if_match)))
+   and (p_if_none_match is null
+        or p_entity_tag is null or not ('*' = any (p_if_none_match) or p_entity_tag = any (p_if_none_match)));
+
 -- The id of the record that an identifier names, null when there is none.
 create function find_record(p_account_id integer, p_object_id integer, p_by text, p_identifier text) returns text
 language plpgsql stable parallel safe as $$
@@ -332,7 +410,8 @@ declare
 begin
     select array_agg(
                row(j.position, j.outcome,
-                   case when j.outcome = 'field_required' then missing_keys(j.required_fields, j.fields) end,
+                   case j.outcome when 'field_required' then missing_keys(j.required_fields, j.fields)
+                                  when 'type_differs' then type_conflicts(j.old_fields, j.fields) end,
                    j.record_id, j.name, j.external_id, j.null_fields || (j.fields - j.inactive_fields),
                    j.version, j.created_at, j.updated_at, j.created_by_user_id, j.updated_by_user_id)::written_record),
            array_agg(
@@ -345,20 +424,27 @@ begin
                    case when o.outcome = 'updated' then greatest(clock_timestamp(), m.old_updated_at)
                         else m.old_updated_at end as updated_at,
                    case when o.outcome = 'updated' then m.user_id else m.old_user_id end as updated_by_user_id
-              from (select s.*, jsonb_strip_nulls(s.old_fields || s.patch) as fields
+              from (select s.*,
+                           case when s.strategy is null and s.json_fields is null
+                                then jsonb_strip_nulls(s.old_fields || s.patch)
+                                else resulting_fields(s.strategy, s.old_fields, s.patch, s.inactive_fields,
+                                                      s.json_fields) end as fields
                       from (select f.position, f.object_id, f.user_id, f.definition_version, f.patch,
-                                   f.null_fields, f.inactive_fields, f.required_fields,
+                                   f.strategy, f.if_match, f.if_none_match,
+                                   f.null_fields, f.inactive_fields, f.required_fields, f.json_fields,
                                    r.place, r.record_id, r.naming, r.created_at, r.created_by_user_id,
                                    r.version as old_version, r.updated_at as old_updated_at,
                                    r.updated_by_user_id as old_user_id,
                                    r.name as old_name, coalesce(f.name, r.name) as name,
                                    r.external_id as old_external_id,
-                                   coalesce(f.external_id, r.external_id) as external_id,
+                                   case when f.clears_external_id then null
+                                        else coalesce(f.external_id, r.external_id) end as external_id,
                                    case when p_by = 'name' then name_key(f.name) = r.name_key end as respelt,
                                    case when f.removals is null then r.fields
                                         else live_fields(r.fields, r.definition_version, f.removals) end as old_fields
                               from (select distinct on (w.object_id, found_id)
-                                           w.*, o.null_fields, o.inactive_fields, o.required_fields, o.removals,
+                                           w.*, o.null_fields, o.inactive_fields, o.required_fields, o.json_fields,
+                                           o.removals,
                                            -- as find_record does, without the cost of a call
                                            case p_by when 'external_id' then (
                                                     select record_id from records
@@ -388,8 +474,16 @@ begin
                             offset 0) as s
                     offset 0) as m
              cross join lateral (
-                   select case when m.respelt is false then 'name_differs'
+                   select case when coalesce(m.if_match, m.if_none_match) is not null
+                                    and not conditions_hold(m.if_match, m.if_none_match,
+                                            entity_tag(m.record_id, m.old_version, m.definition_version))
+                                    then 'precondition_failed'
+                               when m.respelt is false then 'name_differs'
+                               when m.strategy is not null and m.name <> m.old_name and m.naming like 'autonumber:%'
+                                    then 'name_generated'
                                when not m.fields ?& m.required_fields then 'field_required'
+                               when m.strategy = 'replace' and type_conflicts(m.old_fields, m.fields) <> '{}'
+                                    then 'type_differs'
                                when is_too_large(m.fields, m.name, m.external_id) then 'too_large'
                                when m.external_id is distinct from m.old_external_id
                                     and find_record(p_account_id, m.object_id, 'external_id', m.external_id) <> m.record_id
@@ -439,13 +533,16 @@ begin
         for update;
     with missing as materialized (
         select w.position, w.object_id, w.definition_version, w.identifier, w.record_id, w.user_id,
+               w.strategy, w.if_match,
                coalesce(w.name, case when p_by = 'name' then w.identifier end) as name,
                coalesce(w.external_id, case when p_by = 'external_id' then w.identifier end) as external_id,
-               jsonb_strip_nulls(w.patch) as fields, o.*
+               case when o.json_fields is null then jsonb_strip_nulls(w.patch)
+                    else resulting_fields(case when p_by = 'none' then 'force' else w.strategy end, '{}', w.patch,
+                                          '{}', o.json_fields) end as fields, o.*
           from unnest(p_writes) as w
          cross join lateral (
                select naming, is_unique, autoincrement_enabled, autoincrement_prefix, null_fields, inactive_fields,
-                      required_fields
+                      required_fields, json_fields
                  from objects
                 where account_id = p_account_id and object_id = w.object_id
                offset 0) as o
@@ -454,6 +551,9 @@ begin
     judged as materialized (
         select m.*,
                case when p_by = 'record_id' then 'missing'
+                    when not conditions_hold(m.if_match, null, null) then 'precondition_failed'
+                    when m.strategy is not null and m.name is not null and m.autoincrement_enabled
+                         then 'name_generated'
                     when p_by = 'name' and name_key(m.name) <> name_key(m.identifier) then 'name_differs'
                     when m.name is null and not m.autoincrement_enabled then 'name_required'
                     when not m.fields ?& m.required_fields then 'field_required'
@@ -597,27 +697,38 @@ begin
     return v_results;
 end $$;
 
--- Deletes the record that an identifier names and leaves a tombstone; answers its id, or null.
+-- Deletes the record that an identifier names and leaves a tombstone; answers deleted, missing or
+-- precondition_failed.
 create function delete_record(p_account_id integer, p_object_id integer, p_by text, p_identifier text,
-                              p_user_id integer)
+                              p_user_id integer, p_if_match text[], p_if_none_match text[])
 returns text language plpgsql as $$
 declare
-    v_gone records;
+    v_record records;
 begin
     loop
-        delete from records r
+        select r.* into v_record
+          from records r
          where r.account_id = p_account_id and r.object_id = p_object_id
            and r.record_id = find_record(p_account_id, p_object_id, p_by, p_identifier)
+           -- looked at again once the lock is held: it may have been re-keyed meanwhile
            and case p_by when 'external_id' then r.external_id = p_identifier
                          when 'name' then r.name_key = name_key(p_identifier) else true end
-     returning * into v_gone;
-        exit when found or find_record(p_account_id, p_object_id, p_by, p_identifier) is null;
+           for update;
+        exit when found;
+        if find_record(p_account_id, p_object_id, p_by, p_identifier) is null then
+            return 'missing';
+        end if;
     end loop;
-    if v_gone.record_id is not null then
-        insert into tombstones (account_id, object_id, record_id, name, external_id, deleted_by_user_id)
-        values (p_account_id, p_object_id, v_gone.record_id, v_gone.name, v_gone.external_id, p_user_id);
+    if not conditions_hold(p_if_match, p_if_none_match, entity_tag(
+            v_record.record_id, v_record.version,
+            (select version from objects where account_id = p_account_id and object_id = p_object_id))) then
+        return 'precondition_failed';
     end if;
-    return v_gone.record_id;
+    delete from records
+     where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
+    insert into tombstones (account_id, object_id, record_id, name, external_id, deleted_by_user_id)
+    values (p_account_id, p_object_id, v_record.record_id, v_record.name, v_record.external_id, p_user_id);
+    return 'deleted';
 end $$;
 
 -- The service role owns nothing: it reads and writes only what it needs.

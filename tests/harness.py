@@ -6,7 +6,8 @@ import itertools
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import asyncpg
 import httpx
@@ -110,8 +111,23 @@ async def running(database_url: str, **settings: Any) -> AsyncIterator[Running]:
         await task
 
 
+class Way(NamedTuple):
+    """How an upsert is sent."""
+
+    method: str
+    query: Mapping[str, str] = MappingProxyType({})
+
+    def __str__(self) -> str:
+        return " ".join((self.method, *self.query.values()))
+
+
+PATCH, PUT, PUT_MERGE = Way("PATCH"), Way("PUT"), Way("PUT", {"strategy": "merge"})
+
+
 class Api:
     """A caller of the service: a thin hand for the requests that the tests repeat."""
+
+    way = PATCH
 
     def __init__(self, running: Running, token: str) -> None:
         self.running = running
@@ -152,9 +168,12 @@ class Api:
     async def upsert(
         self, object_key: str, record: Mapping[str, Any] | None = None, **query: Any
     ) -> httpx.Response:
-        """PATCH …/records?{query} with the record wrapped."""
-        return await self.client.patch(
-            f"/custom_objects/{object_key}/records", params=query, json={"custom_object_record": record or {}}
+        """PATCH …/records?{query}, or another way to upsert, with the record wrapped."""
+        return await self.client.request(
+            self.way.method,
+            f"/custom_objects/{object_key}/records",
+            params={**query, **self.way.query},
+            json={"custom_object_record": record or {}},
         )
 
     async def create(self, object_key: str, **record: Any) -> httpx.Response:

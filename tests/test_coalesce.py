@@ -7,10 +7,16 @@ from collections.abc import AsyncIterator
 import batches
 import pytest
 from batches import busy_lane, gathering_service, queued, sent, transactions, upserts
-from harness import Api, Cluster, record_of
+from harness import PATCH, PUT_MERGE, Api, Cluster, record_of
 
 from upsert_svc import coalesce
 from upsert_svc.errors import ServiceUnavailable
+
+
+@pytest.fixture(autouse=True, params=[PATCH, PUT_MERGE], ids=str)
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it holds for PUT as well; test_serial_orders.py has both in one batch."""
+    monkeypatch.setattr(Api, "way", request.param)
 
 
 @pytest.fixture

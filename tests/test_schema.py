@@ -235,7 +235,8 @@ async def test_an_upsert_finds_its_record_by_an_index(database: Any, by: str, in
     identifier = {"external_id": "e7", "name": "NAME 7", "record_id": f"{7:026d}"}[by]
     row = await database.fetchrow(
         """select * from unnest(write_records(1, $1, array[
-               row(0, 2, 1, $2::text, 'x', null, null, '{}'::jsonb, 1)::record_write]))""",
+               row(0, 2, 1, $2::text, 'x', null, null, '{}'::jsonb, 1,
+                   null, null, null, null)::record_write]))""",
         by,
         identifier,
     )

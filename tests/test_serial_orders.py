@@ -23,7 +23,10 @@ _examples = itertools.count(1)
 
 
 class Patch(NamedTuple):
-    """A write of the record of that number: an upsert by external_id or name, by id, or a creation."""
+    """A write of the record of that number: an upsert by external_id or name, by id, or a creation.
+
+    With a strategy it is a PUT.
+    """
 
     client: int  # who sends its patches one after another
     by: str
@@ -31,6 +34,7 @@ class Patch(NamedTuple):
     fields: Fields
     name: str | None = None
     external_id: str | None = None
+    strategy: str | None = None
     example: str = ""
 
     @property
@@ -81,7 +85,8 @@ def applied(patch: Patch, answer: Answer, state: State, ids: Mapping[int, str]) 
     external_id = patch.external_id or (
         record.external_id if stands or patch.by != "external_id" else patch.identifier
     )
-    changed = Record(record.record_id, name, external_id, {**record.fields, **patch.fields})
+    kept = UNSET if patch.strategy in ("force", "replace") else record.fields
+    changed = Record(record.record_id, name, external_id, {**kept, **patch.fields})
     others = [other for other in state.values() if other is not stands]
     if not name:
         outcome = "name"
@@ -138,11 +143,15 @@ async def _send(api: Api, key: str, patch: Patch, ids: Mapping[int, str]) -> Ans
     sent_at = time.monotonic()
     if patch.by == "post":
         response = await api.create(key, **patch.body())
-    elif patch.by == "id":
-        body = {"custom_object_record": patch.body()}
-        response = await api.client.patch(f"{records}/{ids[patch.number]}", json=body)
     else:
-        response = await api.upsert(key, patch.body(), **{patch.by: patch.identifier})
+        url = f"{records}/{ids[patch.number]}" if patch.by == "id" else records
+        query = {} if patch.by == "id" else {patch.by: patch.identifier}
+        response = await api.client.request(
+            "PUT" if patch.strategy else "PATCH",
+            url,
+            params=query | ({"strategy": patch.strategy} if patch.strategy else {}),
+            json={"custom_object_record": patch.body()},
+        )
     answered_at = time.monotonic()
     if response.status_code == 422:
         (outcome,) = problems_of(response)
@@ -226,7 +235,9 @@ def histories(draw: st.DrawFn) -> tuple[set[int], list[Patch]]:
         ways = ["external_id", "name", *(["id", "id"] if number in standing else ["external_id", "post"])]
         by = draw(st.sampled_from(ways))
         other = draw(st.sampled_from([number, 0, 1, 2]))
-        patches.append(_patch(client, by, number, draw(values), other, draw(st.booleans())))
+        patch = _patch(client, by, number, draw(values), other, draw(st.booleans()))
+        strategy = draw(st.sampled_from([None, None, "force", "merge", "replace"]))
+        patches.append(patch._replace(strategy=None if by == "post" else strategy))
     return standing, patches
 
 

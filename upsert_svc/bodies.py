@@ -138,23 +138,27 @@ def given(*values: Any) -> Any:
 
 
 class RecordPatch(NamedTuple):
-    """What a body says of a record. None: not sent, or null, which never clears a name or external_id."""
+    """What a body says of a record. None: not sent, or null, which never clears a name.
+
+    Whether an external_id was sent as null counts where a record is replaced by its id.
+    """
 
     name: str | None = None
     external_id: str | None = None
     fields: Mapping[str, Any] = MappingProxyType({})
     ignored: tuple[str, ...] = ()
+    is_external_id_null: bool = False
 
 
 _RECORD_ATTRIBUTES = frozenset({"name", "external_id", "custom_object_fields"})
 
 
-def record_patch(body: Any) -> RecordPatch:
+def record_patch(body: Any, *, empty_is_a_patch: bool = True) -> RecordPatch:
     """Reads `{"custom_object_record": {…}}`.
 
     Raises BadRequest for another shape, RecordInvalid for a name, external_id or fields of a wrong form.
     """
-    attributes, beside = unwrapped(body, "custom_object_record", empty_is_a_patch=True)
+    attributes, beside = unwrapped(body, "custom_object_record", empty_is_a_patch=empty_is_a_patch)
     problems: dict[str, list[Problem]] = {}
     name, external_id = attributes.get("name"), attributes.get("external_id")
     fields = attributes.get("custom_object_fields")
@@ -168,7 +172,8 @@ def record_patch(body: Any) -> RecordPatch:
         raise RecordInvalid(problems)
     if not attributes.keys() <= _RECORD_ATTRIBUTES:
         beside += [key for key in attributes if key not in _RECORD_ATTRIBUTES]
-    return RecordPatch(name, external_id or None, fields or {}, tuple(beside))
+    is_external_id_null = external_id is None and "external_id" in attributes
+    return RecordPatch(name, external_id or None, fields or {}, tuple(beside), is_external_id_null)
 
 
 def name_problem(name: object) -> Problem | None:

@@ -37,6 +37,10 @@ class Write(NamedTuple):
     external_id: str | None
     patch: str
     user_id: int
+    strategy: str | None = None
+    clears_external_id: bool = False
+    if_match: Sequence[str] | None = None
+    if_none_match: Sequence[str] | None = None
 
 
 def statement(account_id: int, by: By, writes: Iterable[Write]) -> tuple[object, ...]:

@@ -20,6 +20,7 @@ _FIELDS = (
     FieldBody(key="year", type="integer", title="Year"),
     FieldBody(key="price", type="decimal", title="Price"),
     FieldBody(key="electric", type="checkbox", title="Electric"),
+    FieldBody(key="specs", type="json", title="Specifications"),
 )
 
 

@@ -4,7 +4,7 @@ Every error answers in one shape (docs/api.md, "Errors"). No text of PostgreSQL'
 
     ServiceError
     ├── BadRequest 400            ├── RequestTimeout 408
-    │   └── TooManyValues         │
+    │   └── TooManyValues         ├── PreconditionFailed 412
     ├── NotAuthenticated 401      ├── PayloadTooLarge 413
     ├── Forbidden 403             ├── UnsupportedMediaType 415
     ├── RecordNotFound 404        ├── RecordInvalid 422
@@ -117,6 +117,12 @@ class RequestTimeout(ServiceError):
         super().__init__(
             f"The body did not arrive within {seconds:g} seconds", headers={"Connection": "close"}
         )
+
+
+class PreconditionFailed(ServiceError):
+    status = 412
+    error = "PreconditionFailed"
+    description = "The record is not in the state that If-Match or If-None-Match asks for"
 
 
 class PayloadTooLarge(ServiceError):

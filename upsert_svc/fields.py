@@ -27,6 +27,7 @@ FIELD_TYPES = (
     "dropdown",
     "multiselect",
     "lookup",
+    "json",
 )
 OPTION_TYPES = ("dropdown", "multiselect")
 PATTERN_LIMIT = 255
@@ -111,6 +112,20 @@ def _decimal(value: object) -> int | Decimal:
     return value
 
 
+def _json(value: object) -> object:
+    """Any JSON value; numbers anywhere in it are bounded as a decimal field's are."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, int | Decimal) and not isinstance(item, bool):
+            _decimal(item)
+    return value
+
+
 def _record_id(value: str) -> str:
     if not is_record_id(value):
         raise ValueError
@@ -164,12 +179,15 @@ def _schema(field: FieldDefinition) -> CoreSchema:
         case "lookup":
             is_ours = (field.relationship_target_type or "").startswith(CUSTOM_OBJECT_TARGET)
             return _after(_record_id, _TEXT) if is_ours else _TEXT
+        case "json":
+            return core_schema.no_info_plain_validator_function(_json)
     raise AssertionError(f"no such field type: {field.type}")
 
 
 def _nullable_schema(field: FieldDefinition) -> CoreSchema:
     schema = _schema(field)
-    return core_schema.nullable_schema(_after(_not_blank, schema) if field.required else schema)
+    is_never_blank = field.required and field.type != "json"  # where an empty text is a value like any other
+    return core_schema.nullable_schema(_after(_not_blank, schema) if is_never_blank else schema)
 
 
 def _after(judge: Callable[[Any], Any], schema: CoreSchema) -> CoreSchema:
@@ -202,6 +220,8 @@ def _expected(field: FieldDefinition) -> str:
             return "must be one of the field's option values"
         case "multiselect":
             return "must be a list of the field's option values"
+        case "json":
+            return "must hold no numbers but such below 10^15 with at most 15 decimals"
     return "must be the id of a record of the target object, as text"
 
 
@@ -243,7 +263,7 @@ class FieldValidator:
             return Problem(f"{key} is not a field of this object", "UnknownField")
         if not field.active:
             return Problem(f"{key} is inactive", "InactiveField")
-        if field.required and (value == "" or value == [] or (isinstance(value, str) and not value.strip())):
+        if field.required and (value == [] or (isinstance(value, str) and not value.strip())):
             return Problem(f"{key} cannot be blank", "BlankValue")
         return Problem(f"{key} {_expected(field)}")
 

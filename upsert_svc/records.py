@@ -1,74 +1,53 @@
-"""Records: found by exactly one identifier, created, partly updated, read, listed, deleted.
+"""Records: found by exactly one identifier, created, updated, replaced, read, listed, deleted.
 
-Refuses with RecordInvalid what breaks a rule on values. What depends on the definition alone is judged here;
-what depends on the stored record is judged by the statement that writes it (write_records in sql/schema.sql).
+What is written is judged in `writes`, and by the statement that writes it.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
-
-from ulid_transform import ulid_now
+from collections.abc import Mapping
+from datetime import UTC
+from typing import NamedTuple
 
 from upsert_svc import coalesce, listing, sql
 from upsert_svc.bodies import RecordPatch
 from upsert_svc.coalesce import By, Gatherer, Row, Write
 from upsert_svc.database import Connection, Database
 from upsert_svc.errors import (
-    EXTERNAL_ID_TAKEN,
-    NAME_TAKEN,
     BadRequest,
-    Details,
+    PreconditionFailed,
     Problem,
     RecordInvalid,
     RecordNotFound,
     ServiceUnavailable,
 )
-from upsert_svc.fields import dumped, is_record_id
+from upsert_svc.fields import is_record_id
 from upsert_svc.object_types import ObjectType, ObjectTypes
 from upsert_svc.reads import Reader
 from upsert_svc.tokens import Principal
-
-Outcome = Literal["created", "updated", "unchanged"]
+from upsert_svc.writes import (
+    UNCONDITIONAL,
+    Change,
+    Conditions,
+    Identifier,
+    Record,
+    Written,
+    entity_tag,
+    judged,
+    require_findable,
+    require_unique_names,
+    settled,
+)
 
 _SQL = sql.load("records")
 _DEFINITION_ATTEMPTS = 5
-# before the record write_records tells the position, the outcome and the blamed fields, a look the place
-_WRITTEN_COLUMNS, _READ_COLUMNS = slice(3, None), slice(1, None)
-_SIZE_LIMIT = "The record's name, external_id and fields are larger than 32 KB as JSON text"
+_READ_COLUMNS = slice(2, None)  # before the record a look tells its place and the definition's version
 
 
-class Identifier(NamedTuple):
-    """What finds a record, and the value it is found by."""
-
-    by: By
-    value: str
-
-
-class Record(NamedTuple):
-    """A record as it is answered, in the order in which every statement selects it.
-
-    `fields` is JSON text: every active field, null when unset.
-    """
-
-    record_id: str
-    name: str
-    external_id: str | None
-    fields: str
-    version: int
-    created_at: datetime
-    updated_at: datetime
-    created_by_user_id: int
-    updated_by_user_id: int
-
-
-class Written(NamedTuple):
-    """The record after a write, what the write did, and what of the body was ignored."""
+class Shown(NamedTuple):
+    """A record that was read, and its entity tag."""
 
     record: Record
-    outcome: Outcome
-    ignored: tuple[str, ...]
+    entity_tag: str
 
 
 class Records:
@@ -82,73 +61,84 @@ class Records:
         self._gatherer = gatherer
         self._reader = reader
 
-    async def upsert(
+    async def write(self, principal: Principal, object_key: str, change: Change) -> Written:
+        """Writes the record that the change's identifier finds, or creates it; by its id it never does.
+
+        See docs/api.md, "Upsert" and "Replace". It is judged by the definition and written, and again under
+        the new definition when that changed meanwhile. Raises RecordInvalid, RecordNotFound,
+        PreconditionFailed.
+        """
+        require_findable(change.identifier, change.patch)
+        object_type = await self._object_types.get(principal.account_id, object_key)
+        for _ in range(_DEFINITION_ATTEMPTS):
+            try:
+                write, ignored = judged(object_type, principal, change)
+                if object_type.lookup_targets:
+                    await self._require_targets(object_type, change.patch)
+            except RecordInvalid:
+                current = await self._object_types.confirmed(object_type)
+                if current is object_type:
+                    raise
+                object_type = current
+                continue
+            row = await self._written(principal.account_id, change, write)
+            if row["outcome"] != "stale":
+                record = settled(row)
+                is_imagined = change.is_dry_run and row["outcome"] != "unchanged"
+                tag = None if is_imagined else entity_tag(record, object_type.version)
+                return Written(record, row["outcome"], ignored, tag)
+            object_type = await self._object_types.reloaded(principal.account_id, object_key)
+        raise ServiceUnavailable("The object's definition keeps changing")
+
+    async def _written(self, account_id: int, change: Change, write: Write) -> Row:
+        by = change.identifier.by
+        if change.is_dry_run:
+            return await self._database.records.retrying(
+                lambda connection: _tried(connection, account_id, by, write)
+            )
+        return await self._gatherer.write(account_id, by, write)
+
+    async def delete(
         self,
         principal: Principal,
         object_key: str,
         identifier: Identifier,
-        patch: RecordPatch,
-        *,
-        dry_run: bool,
-    ) -> Written:
-        """Updates what is sent of the record that the identifier finds, or creates it (docs/api.md)."""
-        if identifier.by == "external_id" and patch.external_id not in (None, identifier.value):
-            raise RecordInvalid({"external_id": [Problem("external_id differs from the one in the query")]})
-        return await self._write(principal, object_key, identifier, patch, dry_run=dry_run)
-
-    async def create(
-        self, principal: Principal, object_key: str, patch: RecordPatch, *, dry_run: bool = False
-    ) -> Written:
-        """Creates a record; an identifier that another record has is refused."""
-        return await self._write(principal, object_key, Identifier("none", ""), patch, dry_run=dry_run)
-
-    async def update(
-        self,
-        principal: Principal,
-        object_key: str,
-        record_id: str,
-        patch: RecordPatch,
-        *,
-        dry_run: bool = False,
-    ) -> Written:
-        """Updates what is sent of the record of that id. Raises RecordNotFound."""
-        if not is_record_id(record_id):
-            raise RecordNotFound
-        return await self._write(
-            principal, object_key, Identifier("record_id", record_id), patch, dry_run=dry_run
-        )
-
-    async def delete(self, principal: Principal, object_key: str, identifier: Identifier) -> None:
-        """Deletes the record that the identifier finds. Raises RecordNotFound."""
+        conditions: Conditions = UNCONDITIONAL,
+    ) -> None:
+        """Deletes the record that the identifier finds. Raises RecordNotFound, PreconditionFailed."""
         object_type = await self._current_type(principal, object_key)
-        if identifier.by == "name" and not object_type.is_unique:
-            raise _name_not_unique()
-        if identifier.by == "record_id" and not is_record_id(identifier.value):
-            raise RecordNotFound
+        require_unique_names(object_type, identifier)
+        require_findable(identifier, RecordPatch())
 
-        async def operation(connection: Connection) -> str | None:
-            deleted: str | None = await connection.fetchval(
+        async def operation(connection: Connection) -> str:
+            outcome: str = await connection.fetchval(
                 *_SQL.delete(
                     account_id=principal.account_id,
                     object_id=object_type.object_id,
                     by=identifier.by,
                     identifier=identifier.value,
                     user_id=principal.user_id,
+                    if_match=conditions.if_match,
+                    if_none_match=conditions.if_none_match,
                 )
             )
-            return deleted
+            return outcome
 
-        if await self._database.records.retrying(operation) is None:
-            raise RecordNotFound
+        match await self._database.records.retrying(operation):
+            case "missing":
+                raise RecordNotFound
+            case "precondition_failed":
+                raise PreconditionFailed
 
-    async def show(self, principal: Principal, object_key: str, record_id: str) -> Record:
+    async def show(self, principal: Principal, object_key: str, record_id: str) -> Shown:
         """The record of that id. Raises RecordNotFound."""
         if not is_record_id(record_id):
             raise RecordNotFound
         row = await self._reader.show(principal.account_id, object_key, record_id)
         if row is None:
             raise RecordNotFound
-        return Record._make(row[_READ_COLUMNS])
+        record = Record._make(row[_READ_COLUMNS])
+        return Shown(record, entity_tag(record, row["definition_version"]))
 
     async def page(
         self,
@@ -210,41 +200,6 @@ class Records:
         cached = await self._object_types.get(principal.account_id, object_key)
         return await self._object_types.confirmed(cached)
 
-    async def _write(
-        self,
-        principal: Principal,
-        object_key: str,
-        identifier: Identifier,
-        patch: RecordPatch,
-        *,
-        dry_run: bool,
-    ) -> Written:
-        """Judges by the definition and writes; again under the new definition when it changed meanwhile."""
-        object_type = await self._object_types.get(principal.account_id, object_key)
-        for _ in range(_DEFINITION_ATTEMPTS):
-            try:
-                write, ignored = _judged(object_type, principal, identifier, patch)
-                if object_type.lookup_targets:
-                    await self._require_targets(object_type, patch)
-            except RecordInvalid:
-                current = await self._object_types.confirmed(object_type)
-                if current is object_type:
-                    raise
-                object_type = current
-                continue
-            row = await self._written(principal.account_id, identifier.by, write, dry_run=dry_run)
-            if row["outcome"] != "stale":
-                return Written(_settled(row), row["outcome"], ignored)
-            object_type = await self._object_types.reloaded(principal.account_id, object_key)
-        raise ServiceUnavailable("The object's definition keeps changing")
-
-    async def _written(self, account_id: int, by: By, write: Write, *, dry_run: bool) -> Row:
-        if dry_run:
-            return await self._database.records.retrying(
-                lambda connection: _tried(connection, account_id, by, write)
-            )
-        return await self._gatherer.write(account_id, by, write)
-
     async def _require_targets(self, object_type: ObjectType, patch: RecordPatch) -> None:
         """Raises RecordInvalid for a lookup whose target record does not exist."""
         lookups = {
@@ -283,82 +238,6 @@ async def _tried(connection: Connection, account_id: int, by: By, write: Write) 
     finally:
         await transaction.rollback()
     return row
-
-
-def _judged(
-    object_type: ObjectType, principal: Principal, identifier: Identifier, patch: RecordPatch
-) -> tuple[Write, tuple[str, ...]]:
-    """The write, and the attributes ignored. Raises RecordInvalid for what the definition refuses."""
-    if identifier.by == "name" and not object_type.is_unique:
-        raise _name_not_unique()
-    validator = object_type.validator
-    ignorable = validator.ignorable(patch.fields)
-    problems: dict[str, Sequence[Problem]] = {}
-    if object_type.is_autonumbered and patch.name is not None:
-        problems["name"] = [
-            Problem("Name is generated by autonumbering and cannot be set", "AutonumberedName")
-        ]
-    try:
-        values = validator.judge(_without(patch.fields, ignorable))
-    except RecordInvalid as error:
-        raise RecordInvalid(problems | dict(error.details or {})) from None
-    if problems:
-        raise RecordInvalid(problems)
-    record_id = ulid_now()
-    write = Write(
-        object_id=object_type.object_id,
-        definition_version=object_type.version,
-        identifier=record_id if identifier.by == "none" else identifier.value,
-        record_id=record_id,
-        name=patch.name,
-        external_id=patch.external_id,
-        patch=dumped(values),
-        user_id=principal.user_id,
-    )
-    return write, (*patch.ignored, *ignorable)
-
-
-def _without(fields: Mapping[str, Any], ignorable: Sequence[str]) -> Mapping[str, Any]:
-    if not ignorable:
-        return fields
-    return {key: value for key, value in fields.items() if key not in ignorable}
-
-
-_REFUSALS: Mapping[str, Details] = {
-    "name_required": {"name": [Problem("Name cannot be blank", "BlankValue")]},
-    "name_differs": {"name": [Problem("name differs from the one in the query")]},
-    "name_taken": {"base": [NAME_TAKEN]},
-    "external_id_taken": {"external_id": [EXTERNAL_ID_TAKEN]},
-    "too_large": {"base": [Problem(_SIZE_LIMIT, "TooLong")]},
-}
-
-
-def _settled(row: Row) -> Record:
-    """The record of a written row. Raises the error of a refused one."""
-    match row["outcome"]:
-        case "created" | "updated" | "unchanged":
-            return Record._make(row[_WRITTEN_COLUMNS])
-        case "missing":
-            raise RecordNotFound
-        case "field_required":
-            raise RecordInvalid(
-                {key: [Problem(f"{key} cannot be blank", "BlankValue")] for key in row["blamed_fields"]}
-            )
-    raise RecordInvalid(_REFUSALS[row["outcome"]])
-
-
-def _name_not_unique() -> RecordInvalid:
-    return RecordInvalid(
-        {
-            "base": [
-                Problem(
-                    "Records can be found by name only when the object's name field is unique: "
-                    "uniqueness must be turned on (is_unique of standard::name)",
-                    "NameNotUnique",
-                )
-            ]
-        }
-    )
 
 
 def _position(order: listing.Order, record: Record) -> tuple[str, ...]:

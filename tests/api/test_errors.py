@@ -67,7 +67,8 @@ def body_of(method: str, path: str) -> Any:
 
 
 def query_of(method: str, path: str) -> dict[str, str]:
-    return {"external_id": "v1"} if path.endswith("/records") and method in ("PATCH", "DELETE") else {}
+    is_identified = path.endswith("/records") and method in ("PATCH", "PUT", "DELETE")
+    return {"external_id": "v1"} if is_identified else {}
 
 
 async def send(

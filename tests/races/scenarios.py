@@ -20,7 +20,8 @@ NUMBERED = {"autoincrement_enabled": True}
 
 _RIVAL = """
 select w.* from objects o, unnest(write_records(o.account_id, $2, array[
-       row(0, o.object_id, o.version, $3, $4, $5, null, $6::jsonb, o.created_by_user_id)::record_write])) w
+       row(0, o.object_id, o.version, $3, $4, $5, null, $6::jsonb, o.created_by_user_id,
+           null, null, null, null)::record_write])) w
  where o.key = $1 and o.deleted_at is null"""
 
 

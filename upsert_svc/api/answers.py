@@ -8,11 +8,13 @@ import orjson
 from starlette.responses import Response
 
 from upsert_svc.api.calls import Call
+from upsert_svc.api.conditions import quoted
 from upsert_svc.errors import ServiceError
 from upsert_svc.listing import Listed
 from upsert_svc.object_fields import NAME_FIELD, FieldRow
 from upsert_svc.objects import CustomObject, Usage
-from upsert_svc.records import Record, Written
+from upsert_svc.records import Shown
+from upsert_svc.writes import Record, Written
 
 Item = TypeVar("Item")
 _WARNING_LIMIT = 1024
@@ -148,12 +150,28 @@ def _records_url(call: Call) -> str:
     return f"{call.root_url()}/custom_objects/{call.scope['path_params']['key']}/records"
 
 
-def written(call: Call, result: Written, status: int = 200) -> Response:
-    """The answer to a write: the record, what became of it, and what was ignored."""
+def shown(call: Call, item: Shown) -> Response:
+    """The answer to a reading of one record."""
+    return JsonResponse(
+        {"custom_object_record": record(call, item.record)}, headers={"ETag": quoted(item.entity_tag)}
+    )
+
+
+def not_modified(entity_tag: str) -> Response:
+    """The answer to who has the record as it stands."""
+    return Response(status_code=304, headers={"ETag": quoted(entity_tag)})
+
+
+def written(call: Call, result: Written, status: int = 200, *, is_data_only: bool = False) -> Response:
+    """The answer to a write: the record or its fields alone, what became of it, and what was ignored."""
     headers = warning(result.ignored) if result.ignored else {}
     headers["Upsert-Result"] = result.outcome
+    if result.entity_tag is not None:
+        headers["ETag"] = quoted(result.entity_tag)
     if result.outcome == "created":
         headers["Location"] = f"{_records_url(call)}/{result.record.record_id}"
+    if is_data_only:
+        return JsonResponse(_json(result.record.fields), status, headers)
     return JsonResponse({"custom_object_record": record(call, result.record)}, status, headers)
 
 

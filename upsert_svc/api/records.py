@@ -1,56 +1,82 @@
 """Endpoints of records; the upsert first."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from starlette.responses import Response
 
 from upsert_svc.api import answers
 from upsert_svc.api.calls import Call, Query
+from upsert_svc.api.conditions import conditions
 from upsert_svc.bodies import external_id_problem, name_problem, record_patch
-from upsert_svc.errors import BadRequest, RecordInvalid
-from upsert_svc.records import Identifier
+from upsert_svc.errors import BadRequest, PreconditionFailed, RecordInvalid
+from upsert_svc.writes import NEW, Change, Identifier, Strategy, Written
+
+_STRATEGIES: Mapping[str, Strategy] = {"": "force", "force": "force", "merge": "merge", "replace": "replace"}
 
 
 async def upsert(call: Call) -> Response:
-    identifier = identified(call.query)
-    dry_run = call.query.flag("dry_run")
-    patch = record_patch(await call.json())
-    result = await call.service.records.upsert(
-        call.principal, call.path("key"), identifier, patch, dry_run=dry_run
-    )
-    return answers.written(call, result)
+    return answers.written(call, await _patched(call, identified(call.query)))
 
 
 async def create(call: Call) -> Response:
     dry_run = call.query.flag("dry_run")
-    patch = record_patch(await call.json())
-    result = await call.service.records.create(call.principal, call.path("key"), patch, dry_run=dry_run)
+    change = Change(NEW, record_patch(await call.json()), is_dry_run=dry_run)
+    result = await call.service.records.write(call.principal, call.path("key"), change)
     return answers.written(call, result, 201)
 
 
 async def update(call: Call) -> Response:
-    dry_run = call.query.flag("dry_run")
+    return answers.written(call, await _patched(call, Identifier("record_id", call.path("id"))))
+
+
+async def _patched(call: Call, identifier: Identifier) -> Written:
+    dry_run, asked = call.query.flag("dry_run"), conditions(call.headers)
     patch = record_patch(await call.json())
-    result = await call.service.records.update(
-        call.principal, call.path("key"), call.path("id"), patch, dry_run=dry_run
-    )
-    return answers.written(call, result)
+    change = Change(identifier, patch, None, asked, dry_run)
+    return await call.service.records.write(call.principal, call.path("key"), change)
+
+
+async def replace(call: Call) -> Response:
+    return await _replaced(call, Identifier("record_id", call.path("id")))
+
+
+async def replace_identified(call: Call) -> Response:
+    return await _replaced(call, identified(call.query))
+
+
+async def _replaced(call: Call, identifier: Identifier) -> Response:
+    strategy = _STRATEGIES.get(call.query.once("strategy"))
+    if strategy is None:
+        raise BadRequest("strategy must be force, merge or replace")
+    dry_run, is_data_only = call.query.flag("dry_run"), call.query.flag("dataOnly")
+    asked = conditions(call.headers)
+    patch = record_patch(await call.json(), empty_is_a_patch=False)
+    change = Change(identifier, patch, strategy, asked, dry_run)
+    result = await call.service.records.write(call.principal, call.path("key"), change)
+    return answers.written(call, result, is_data_only=is_data_only)
 
 
 async def show(call: Call) -> Response:
-    record = await call.service.records.show(call.principal, call.path("key"), call.path("id"))
-    return answers.JsonResponse({"custom_object_record": answers.record(call, record)})
+    asked = conditions(call.headers)
+    shown = await call.service.records.show(call.principal, call.path("key"), call.path("id"))
+    if not asked.is_matched_by(shown.entity_tag):
+        raise PreconditionFailed
+    if asked.is_known(shown.entity_tag):
+        return answers.not_modified(shown.entity_tag)
+    return answers.shown(call, shown)
 
 
 async def delete(call: Call) -> Response:
-    await call.service.records.delete(
-        call.principal, call.path("key"), Identifier("record_id", call.path("id"))
-    )
-    return answers.no_content()
+    return await _deleted(call, Identifier("record_id", call.path("id")))
 
 
 async def delete_identified(call: Call) -> Response:
-    await call.service.records.delete(call.principal, call.path("key"), identified(call.query))
+    return await _deleted(call, identified(call.query))
+
+
+async def _deleted(call: Call, identifier: Identifier) -> Response:
+    await call.service.records.delete(call.principal, call.path("key"), identifier, conditions(call.headers))
     return answers.no_content()
 
 

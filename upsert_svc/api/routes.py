@@ -17,6 +17,7 @@ OBJECT = f"{ROOT}/{{key}}"
 TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
     f"{OBJECT}/records": {
         "PATCH": (records.upsert, False),
+        "PUT": (records.replace_identified, False),
         "GET": (records.listing, False),
         "POST": (records.create, False),
         "DELETE": (records.delete_identified, False),
@@ -25,6 +26,7 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
     f"{OBJECT}/records/{{id}}": {
         "GET": (records.show, False),
         "PATCH": (records.update, False),
+        "PUT": (records.replace, False),
         "DELETE": (records.delete, False),
     },
     ROOT: {"GET": (objects.listing, False), "POST": (objects.create, True)},

@@ -1,0 +1,118 @@
+"""Fields of the type json: what they hold, and that a patch of a document goes level by level."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from harness import Api, problems_of, record_of
+
+DOC = {"key": "doc", "type": "json"}
+
+
+@pytest.fixture
+async def key(api: Api) -> str:
+    return await api.new_object(DOC, {"key": "year", "type": "integer"})
+
+
+async def patched(api: Api, key: str, doc: Any, external_id: str = "v1") -> Any:
+    """The document after a patch of it."""
+    sent = {"name": "x", "custom_object_fields": {"doc": doc}}
+    return record_of(await api.upsert(key, sent, external_id=external_id))["custom_object_fields"]["doc"]
+
+
+async def test_a_field_of_json_is_described_as_such(api: Api, key: str) -> None:
+    field = (await api.client.get(f"/custom_objects/{key}/fields/doc")).json()["custom_object_field"]
+    assert (field["type"], field["custom_field_options"]) == ("json", [])
+
+
+async def test_a_patch_merges_level_by_level(api: Api, key: str) -> None:
+    assert await patched(api, key, {"a": {"b": 1, "c": [1, 2]}, "d": "x"}) == {
+        "a": {"b": 1, "c": [1, 2]},
+        "d": "x",
+    }
+    assert await patched(api, key, {"a": {"c": [3]}}) == {"a": {"b": 1, "c": [3]}, "d": "x"}
+    assert await patched(api, key, {"a": {"b": None}, "e": {"f": None}}) == {
+        "a": {"c": [3]},
+        "d": "x",
+        "e": {},
+    }
+    assert await patched(api, key, {}) == {"a": {"c": [3]}, "d": "x", "e": {}}
+    assert await patched(api, key, {"a": 1}) == {"a": 1, "d": "x", "e": {}}
+    assert await patched(api, key, ["x"]) == ["x"]
+    assert await patched(api, key, {"b": {"c": None, "d": 1}}) == {"b": {"d": 1}}
+    assert await patched(api, key, None) is None
+
+
+async def test_a_patch_that_creates_merges_into_nothing_and_a_creation_outright_is_kept_as_sent(
+    api: Api, key: str
+) -> None:
+    document = {"a": None, "b": {"c": None, "d": [None, {"e": None}]}}
+    assert await patched(api, key, document, "new") == {"b": {"d": [None, {"e": None}]}}
+    made = await api.create(key, name="y", custom_object_fields={"doc": document})
+    assert record_of(made)["custom_object_fields"]["doc"] == document
+
+
+async def test_an_update_by_id_merges_too(api: Api, key: str) -> None:
+    made = record_of(await api.create(key, name="x", custom_object_fields={"doc": {"a": {"b": 1}}}))
+    body = {"custom_object_record": {"custom_object_fields": {"doc": {"a": {"c": 2}}}}}
+    response = await api.client.patch(f"/custom_objects/{key}/records/{made['id']}", json=body)
+    assert record_of(response)["custom_object_fields"]["doc"] == {"a": {"b": 1, "c": 2}}
+
+
+async def test_other_fields_are_patched_beside_a_document(api: Api, key: str) -> None:
+    await patched(api, key, {"a": 1})
+    response = await api.upsert(key, {"custom_object_fields": {"year": 5}}, external_id="v1")
+    assert record_of(response)["custom_object_fields"] == {"doc": {"a": 1}, "year": 5}
+    response = await api.upsert(key, {"custom_object_fields": {"year": None}}, external_id="v1")
+    assert record_of(response)["custom_object_fields"] == {"doc": {"a": 1}, "year": None}
+
+
+async def test_a_merge_that_changes_nothing_is_told_so(api: Api, key: str) -> None:
+    await patched(api, key, {"a": {"b": 1.0}})
+    same = {"custom_object_fields": {"doc": {"a": {"b": 1.0, "c": None}}}}
+    response = await api.upsert(key, same, external_id="v1")
+    assert response.headers["Upsert-Result"] == "unchanged"
+
+
+async def test_any_value_but_null_fills_a_required_document(api: Api) -> None:
+    key = await api.new_object({**DOC, "required": True})
+    for value in ("", [], {}, False, 0):
+        assert await patched(api, key, value) == value
+    response = await api.upsert(key, {"custom_object_fields": {"doc": None}}, external_id="v1")
+    assert list(problems_of(response)) == ["doc"]
+
+
+async def test_a_document_is_bounded_by_the_record_after_the_merge(api: Api, key: str) -> None:
+    await patched(api, key, {"a": "x" * 20_000})
+    response = await api.upsert(key, {"custom_object_fields": {"doc": {"b": "y" * 13_000}}}, external_id="v1")
+    assert list(problems_of(response)) == ["base"]
+    assert await patched(api, key, {"a": None, "b": "y" * 13_000}) == {"b": "y" * 13_000}
+
+
+async def test_a_document_nested_deeper_than_a_body_may_be_is_refused(api: Api, key: str) -> None:
+    document: Any = 1
+    for _ in range(20):
+        document = {"a": document}
+    sent = {"name": "x", "custom_object_fields": {"doc": document}}
+    assert (await api.upsert(key, sent, external_id="deep")).status_code == 400
+
+
+async def test_a_large_patch_of_a_document_is_merged_in_no_time(api: Api, key: str) -> None:
+    keys = [f"k{number:04d}" for number in range(2000)]
+    assert len(await patched(api, key, dict.fromkeys(keys, 1))) == 2000
+    body = {"custom_object_fields": {"doc": dict.fromkeys(keys[1:])}}
+    response = await api.upsert(key, body, external_id="v1")
+    assert record_of(response)["custom_object_fields"]["doc"] == {"k0000": 1}
+
+
+async def test_sixteen_writers_of_one_document_lose_no_key(api: Api, key: str) -> None:
+    async def write(writer: int) -> None:
+        for turn in range(10):
+            own = {f"w{writer}": {f"t{turn}": turn}, "all": {"deep": {f"w{writer}-{turn}": [writer]}}}
+            await patched(api, key, own)
+
+    await asyncio.gather(*(write(writer) for writer in range(16)))
+    document = await patched(api, key, {})
+    turns = {f"t{turn}": turn for turn in range(10)}
+    deep = {f"w{writer}-{turn}": [writer] for writer in range(16) for turn in range(10)}
+    assert document == {f"w{writer}": turns for writer in range(16)} | {"all": {"deep": deep}}

@@ -1,0 +1,44 @@
+"""The conditions of a request: If-Match and If-None-Match, entity tags or `*` (RFC 9110, section 13).
+
+Refuses a header that is neither.
+"""
+
+import re
+
+from upsert_svc.body import Headers
+from upsert_svc.errors import BadRequest
+from upsert_svc.writes import ANY, UNCONDITIONAL, Conditions
+
+_TAG = r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"'
+_TAGS = re.compile(rf"\s*{_TAG}\s*(?:,\s*{_TAG}\s*)*")
+_EACH = re.compile(_TAG)
+
+
+def conditions(headers: Headers) -> Conditions:
+    """What the request asks of the record that stands. Raises BadRequest.
+
+    A weak tag is never the same as a strong one to If-Match, and as good as it to If-None-Match.
+    """
+    if b"if-match" not in headers and b"if-none-match" not in headers:
+        return UNCONDITIONAL
+    return Conditions(
+        _tags(headers, "If-Match", is_strict=True), _tags(headers, "If-None-Match", is_strict=False)
+    )
+
+
+def _tags(headers: Headers, name: str, *, is_strict: bool) -> tuple[str, ...] | None:
+    """The tags that a header lists; None where it is absent."""
+    raw = headers.get(name.lower().encode())
+    if raw is None:
+        return None
+    text = raw.decode("latin-1").strip()
+    if text == ANY:
+        return (ANY,)
+    if not _TAGS.fullmatch(text):
+        raise BadRequest(f'{name} must be * or entity tags in quotes, like "a", "b"')
+    return tuple(tag for weak, tag in _EACH.findall(text) if not (is_strict and weak) and tag != ANY)
+
+
+def quoted(entity_tag: str) -> str:
+    """An entity tag as a header carries it."""
+    return f'"{entity_tag}"'
