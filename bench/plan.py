@@ -10,7 +10,7 @@ from bench import cars
 
 PGBENCH, PGBENCH_32 = "pgbench", "pgbench-32"
 RIVALS = ("fastapi", "fastify")
-WORKLOADS = ("update", "mixed", "refused", "hot", "autonumber", "unique")
+WORKLOADS = ("update", "replace", "mixed", "refused", "hot", "autonumber", "unique")
 UPSERTS, OPEN_LOOP, READS, GROWTH, ENDURANCE = "upserts", "open-loop", "reads", "growth", "endurance"
 
 _SERVICE = re.compile(r"service-([1-9][0-9]?)")

@@ -80,6 +80,13 @@ def _refused(target: Target, errand: Errand) -> Iterator[Request]:
             yield template % (key, key, value), key, value, "updated"
 
 
+def _replacements(target: Target, errand: Errand) -> Iterator[Request]:
+    template, keys = _by_external_id(target, errand.object_key, method="PUT"), errand.keys
+    for value in count(errand.first_value):
+        key = int(random() * keys) + 1
+        yield template % (key, key, value), key, value, "updated"
+
+
 def _creations(target: Target, errand: Errand) -> Iterator[Request]:
     """By an external_id that is new; the name is the object's to give."""
     path = f"{_records(errand.object_key)}?external_id={cars.external_id('%012d')}"
@@ -119,6 +126,7 @@ KINDS: dict[str, Callable[[Target, Errand], Iterator[Request]]] = {
     "update": _updates,
     "mixed": _mixed,
     "refused": _refused,
+    "replace": _replacements,
     "create": _creations,
     "by name": _by_name,
     "spread": _spread,
@@ -131,18 +139,18 @@ def _records(object_key: str) -> str:
     return RECORDS_PATH.format(object_key=object_key)
 
 
-def _by_external_id(target: Target, object_key: str, mileage: str = "%012d") -> bytes:
+def _by_external_id(target: Target, object_key: str, mileage: str = "%012d", method: str = "PATCH") -> bytes:
     """An upsert with places for the number of the car, the number again and the mileage."""
     path = f"{_records(object_key)}?external_id={cars.external_id('%012d')}"
-    return _upsert(target, path, cars.body(cars.name("%012d"), mileage))
+    return _upsert(target, path, cars.body(cars.name("%012d"), mileage), method)
 
 
-def _upsert(target: Target, path: str, body: str) -> bytes:
+def _upsert(target: Target, path: str, body: str, method: str = "PATCH") -> bytes:
     """A whole request with places for numbers of 12 digits."""
     payload = body.encode()
     length = len(payload.replace(b"%012d", b"0" * 12))
     head = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
-    return _head("PATCH", target, path, head) + payload
+    return _head(method, target, path, head) + payload
 
 
 def _get(target: Target, path: str) -> bytes:

@@ -37,8 +37,8 @@ class Workload:
 
     @property
     def is_for_rivals(self) -> bool:
-        """They know one object, whose records are found by external_id and named by hand."""
-        return self.object_key == CAR
+        """They know one object, whose records are found by external_id, named by hand and patched."""
+        return self.object_key == CAR and self.kind != "replace"
 
     @property
     def is_numbered(self) -> bool:
@@ -59,6 +59,7 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("update", "update", _UPDATE, many=scripts.update_many(TABLE)),
+        Workload("replace", "replace", _UPDATE),
         Workload("mixed", "mixed", scripts.mixed(TABLE)),
         Workload("refused", "refused", _UPDATE),
         Workload("hot", "update", _UPDATE, keys=1),
