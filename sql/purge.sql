@@ -54,3 +54,10 @@ delete from objects where account_id = :account_id and object_id = :object_id;
 -- name: forget_tombstones
 delete from tombstones where account_id = any (select account_id from accounts)
    and deleted_at < now() - interval '30 days';
+
+-- name: forget_answers
+delete from idempotency_keys
+ where ctid = any (array(
+       select ctid from idempotency_keys
+        where account_id = any (select account_id from accounts) and created_at < now() - interval '24 hours'
+        limit :limit));

@@ -212,6 +212,19 @@ create table tombstones (
 );
 create index tombstones_deleted_at_idx on tombstones (account_id, deleted_at);
 
+-- The answers to requests that came with an Idempotency-Key, for a day. Each is committed with what it tells of.
+create table idempotency_keys (
+    account_id   integer not null references accounts,
+    key          text collate "C" not null,
+    request_hash bytea not null,     -- SHA-256 of method, path, query and body
+    status       smallint not null,
+    headers      jsonb not null,     -- [[name, value], …]
+    body         bytea not null,
+    created_at   timestamptz not null default now(),
+    primary key (account_id, key)
+);
+create index idempotency_keys_created_at_idx on idempotency_keys (account_id, created_at);
+
 -- What a writing function is asked to do to one record.
 create type record_write as (
     position           integer,  -- its place among the writes of the call, in order of arrival
@@ -744,4 +757,5 @@ begin
 end $$;
 grant select on accounts, users, tokens, service_keys, described_fields to upsert_svc;
 grant update (last_id) on accounts to upsert_svc;
-grant select, insert, update, delete on objects, fields, counters, records, tombstones to upsert_svc;
+grant select, insert, update, delete on objects, fields, counters, records, tombstones, idempotency_keys
+   to upsert_svc;

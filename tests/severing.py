@@ -18,10 +18,14 @@ class Severable:
     is_committed: asyncio.Event = field(default_factory=asyncio.Event)
     _may_part: asyncio.Event = field(default_factory=asyncio.Event)
     _marker: bytes | None = None
+    _ending: bytes = b""
 
-    def lose_the_answer_to(self, marker: str) -> None:
-        """The next statement with these words in its arguments is committed and never answered."""
-        self._marker = marker.encode()
+    def lose_the_answer_to(self, marker: str, *, ending: str = "") -> None:
+        """The next statement with these words in its arguments is committed and never answered.
+
+        With an ending it is answered, but what comes later on its connection with those words is not.
+        """
+        self._marker, self._ending = marker.encode(), ending.encode()
 
     def part(self) -> None:
         """Lets go of the connection whose answer was lost."""
@@ -32,6 +36,9 @@ class Severable:
             return False
         self._marker = None
         return True
+
+    def is_ended(self, data: bytes) -> bool:
+        return self._ending in data
 
     async def lose(self, answer: bytes) -> bool:
         """Whether this was the end of the answer."""
@@ -71,12 +78,13 @@ async def _pass(
     line: Severable, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str
 ) -> None:
     target_reader, target_writer = await asyncio.open_unix_connection(target)
-    is_doomed = False
+    is_marked = is_doomed = False
 
     async def there() -> None:
-        nonlocal is_doomed
+        nonlocal is_marked, is_doomed
         while data := await reader.read(1 << 16):
-            is_doomed = is_doomed or line.is_marked(data)
+            is_marked = is_marked or line.is_marked(data)
+            is_doomed = is_doomed or (is_marked and line.is_ended(data))
             target_writer.write(data)
 
     async def back() -> None:

@@ -1,85 +1,21 @@
 """The commands as an operator types them, in processes of their own."""
 
 import asyncio
-import contextlib
-import os
 import re
 import signal
-import socket
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
+from commands import TOKEN, free_port, run, serving, start, until_ready
 from harness import Cluster
-
-TOKEN = "a-token-of-the-bootstrap-of-32-characters"
-
-
-def _environment(**settings: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("UPSERT_SVC_")}
-    return kept | {f"UPSERT_SVC_{key}": value for key, value in settings.items()}
-
-
-async def _start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "upsert_svc",
-        *arguments,
-        env=_environment(**settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
-async def _run(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
-    process = await _start(*arguments, **settings)
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode, out.decode(), err.decode()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
-
-
-@contextlib.asynccontextmanager
-async def _serving(
-    *arguments: str, **settings: str
-) -> AsyncIterator[tuple[httpx.AsyncClient, asyncio.subprocess.Process]]:
-    port = _free_port()
-    process = await _start("serve", "--port", str(port), *arguments, **settings)
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    try:
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False
-        ) as client:
-            await _until_ready(client, process)
-            yield client, process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await asyncio.wait_for(process.communicate(), 30)
-
-
-async def _until_ready(client: httpx.AsyncClient, process: asyncio.subprocess.Process) -> None:
-    for _ in range(300):
-        assert process.returncode is None, "the service ended"
-        with contextlib.suppress(httpx.TransportError):
-            if (await client.get("/readyz")).status_code == 200:
-                return
-        await asyncio.sleep(0.05)
-    raise AssertionError("the service was not ready in time")
 
 
 async def test_serve_makes_the_bootstrap_admin_and_stops_cleanly_on_sigterm(cluster: Cluster) -> None:
     url = await cluster.new_database(empty=True)
     settings = {"BOOTSTRAP_EMAIL": "Admin@Example.com", "BOOTSTRAP_TOKEN": TOKEN}
     for _ in range(2):
-        async with _serving("--database-url", url, **settings) as (client, process):
+        async with serving("--database-url", url, **settings) as (client, process):
             answer = await client.get("/api/v2/custom_objects", auth=("admin@example.com/token", TOKEN))
             assert answer.status_code == 200
             process.send_signal(signal.SIGTERM)
@@ -88,7 +24,7 @@ async def test_serve_makes_the_bootstrap_admin_and_stops_cleanly_on_sigterm(clus
 
 async def test_several_workers_share_one_embedded_server(tmp_path: Path) -> None:
     settings = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": TOKEN}
-    async with _serving("--workers", "2", "--data-dir", str(tmp_path / "data"), **settings) as (client, _):
+    async with serving("--workers", "2", "--data-dir", str(tmp_path / "data"), **settings) as (client, _):
         body = {"custom_object": {"key": "car", "title": "Car"}}
         assert (await client.post("/api/v2/custom_objects", json=body)).status_code == 201
         upsert = {"custom_object_record": {"name": "x"}}
@@ -104,15 +40,15 @@ async def test_several_workers_share_one_embedded_server(tmp_path: Path) -> None
 
 
 async def test_the_demo_prints_requests_that_work_when_pasted(tmp_path: Path) -> None:
-    port = _free_port()
-    process = await _start("serve", "--demo", "--port", str(port), "--data-dir", str(tmp_path / "data"))
+    port = free_port()
+    process = await start("serve", "--demo", "--port", str(port), "--data-dir", str(tmp_path / "data"))
     try:
         text = ""
         while text.count("curl") < 2:
             assert process.stdout is not None
             text += (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            await _until_ready(client, process)
+            await until_ready(client, process)
         for command, outcome in zip(
             re.findall(r"^ +(curl .*)$", text, re.M), ("created", "unchanged"), strict=True
         ):
@@ -128,26 +64,26 @@ async def test_the_demo_prints_requests_that_work_when_pasted(tmp_path: Path) ->
 async def test_a_token_is_printed_once_listed_without_its_text_and_revoked(cluster: Cluster) -> None:
     url = await cluster.new_database()
     create = ("token", "create", "--email", "e@example.com", "--role", "agent", "--name", "sync")
-    code, out, _ = await _run(*create, "--database-url", url)
+    code, out, _ = await run(*create, "--database-url", url)
     token = out.strip().splitlines()[-1]
     assert (code, token[:7], len(token)) == (0, "upsert_", 50)
-    code, out, _ = await _run("token", "list", DATABASE_URL=url)
+    code, out, _ = await run("token", "list", DATABASE_URL=url)
     assert code == 0
     assert "e@example.com" in out
     assert token[-4:] in out
     assert token not in out
     token_id = re.search(r"│ (\d+) ", out)
     assert token_id is not None
-    assert (await _run("token", "revoke", token_id[1], DATABASE_URL=url))[0] == 0
-    code, _, err = await _run("token", "revoke", token_id[1], DATABASE_URL=url)
+    assert (await run("token", "revoke", token_id[1], DATABASE_URL=url))[0] == 0
+    code, _, err = await run("token", "revoke", token_id[1], DATABASE_URL=url)
     assert code == 1
     assert "not revoked" in err
 
 
 async def test_migrate_says_when_there_is_nothing_to_do(cluster: Cluster) -> None:
     url = await cluster.new_database(empty=True)
-    assert "Applied migration" in (await _run("migrate", "--database-url", url))[1]
-    assert (await _run("migrate", DATABASE_URL=url))[1] == "The schema is up to date\n"
+    assert "Applied migration" in (await run("migrate", "--database-url", url))[1]
+    assert (await run("migrate", DATABASE_URL=url))[1] == "The schema is up to date\n"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +98,7 @@ async def test_migrate_says_when_there_is_nothing_to_do(cluster: Cluster) -> Non
 async def test_an_operators_mistake_is_a_message_and_no_traceback(
     arguments: tuple[str, ...], settings: dict[str, str], message: str
 ) -> None:
-    code, out, err = await _run(*arguments, **settings)
+    code, out, err = await run(*arguments, **settings)
     assert code not in (0, None)
     assert message in err
     assert "Traceback" not in out + err

@@ -11,7 +11,7 @@ from harness import Cluster
 from pydantic import SecretStr
 
 from upsert_svc import errors
-from upsert_svc.database import Connection, Database, Pool
+from upsert_svc.database import Connection, Pool, connected
 from upsert_svc.settings import Settings
 
 
@@ -26,10 +26,8 @@ async def pool(cluster: Cluster) -> AsyncIterator[Pool]:
         acquire_timeout_seconds=0.2,
         statement_timeout_seconds=2,
     )
-    database = Database(settings, url)
-    await database.connect()
-    yield database.records
-    await database.disconnect()
+    async with connected(settings, url) as database:
+        yield database.records
 
 
 async def _free_slots(pool: Pool) -> int:

@@ -14,7 +14,7 @@ from upsert_svc import purge, tokens
 from upsert_svc.api import answers
 from upsert_svc.api.envelope import Envelope, ShortWays
 from upsert_svc.api.routes import routes
-from upsert_svc.database import Database
+from upsert_svc.database import Database, connected
 from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
 from upsert_svc.migrations import CURSOR_KEY
 from upsert_svc.service import composed
@@ -32,21 +32,19 @@ def create(settings: Settings | None = None) -> Envelope:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        database = Database(settings, url)
-        await database.connect()
-        service = composed(settings, database, await _cursor_key(settings, database))
-        service.gatherer.start()
-        app.state.service = service
-        purging = asyncio.create_task(purge.run(database.records))
-        _spare_the_collector()
-        try:
-            yield
-        finally:
-            purging.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await purging
-            await service.gatherer.stop()
-            await database.disconnect()
+        async with connected(settings, url) as database:
+            service = composed(settings, database, await _cursor_key(settings, database))
+            service.gatherer.start()
+            app.state.service = service
+            purging = asyncio.create_task(purge.run(database.records))
+            _spare_the_collector()
+            try:
+                yield
+            finally:
+                purging.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await purging
+                await service.gatherer.stop()
 
     table = routes()
     app = Starlette(

@@ -11,10 +11,10 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from upsert_svc import sql
-from upsert_svc.database import Connection, Pool, is_open
+from upsert_svc.database import Connection, Connections, Pool, is_open
 from upsert_svc.errors import ServiceError, ServiceUnavailable, is_definite, translated
 
 By = Literal["external_id", "name", "record_id", "none"]
@@ -158,6 +158,23 @@ def _in_turn(objects: OrderedDict[int, deque[_Waiting]]) -> Iterator[_Waiting]:
             objects[object_id] = queue
 
 
+class Writer(Protocol):
+    """Whoever takes a write to write_records."""
+
+    async def write(self, account_id: int, by: By, write: Write) -> Row:
+        """The row that write_records answers for the write."""
+
+
+class Direct:
+    """Takes each write over one connection at once: it is part of whatever transaction is open there."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def write(self, account_id: int, by: By, write: Write) -> Row:
+        return await self._connection.fetchrow(*statement(account_id, by, [write]))
+
+
 class Gatherer:
     """Sends what waits over a few connections of its own, its lanes, a statement at a time on each.
 
@@ -165,7 +182,7 @@ class Gatherer:
     writes then go one by one over the ordinary pool: only the culprit fails, and nothing waits behind it.
     """
 
-    def __init__(self, lanes: Pool, pool: Pool, *, lane_count: int, queue_limit: int) -> None:
+    def __init__(self, lanes: Pool, pool: Connections, *, lane_count: int, queue_limit: int) -> None:
         self._lanes = lanes
         self._pool = pool
         self._lane_count = lane_count

@@ -7,7 +7,8 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
@@ -46,6 +47,34 @@ class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]
 
     def get_reset_query(self) -> str:
         return ""
+
+
+class Connections(Protocol):
+    """Where the core takes connections from."""
+
+    def connection(self) -> AbstractAsyncContextManager[Connection]: ...
+    def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
+    async def retrying(self, operation: Callable[[Connection], Awaitable[Result]]) -> Result: ...
+
+
+class Pinned:
+    """One connection inside a transaction, in the place of a pool: whoever takes it takes part in that.
+
+    PostgreSQL's errors leave as they are. They are for whoever opened the transaction, and may try it again.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        yield self._connection
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        return self.connection()
+
+    async def retrying(self, operation: Callable[[Connection], Awaitable[Result]]) -> Result:
+        return await operation(self._connection)
 
 
 class Pool:
@@ -159,6 +188,7 @@ def _raise_translated(error: Exception) -> Any:
     raise error
 
 
+@dataclass(frozen=True)
 class Database:
     """The pools of one process.
 
@@ -167,19 +197,27 @@ class Database:
     theirs, the lanes, where a lock is waited for only briefly (see `coalesce`).
     """
 
-    def __init__(self, settings: Settings, url: str) -> None:
-        self.records = Pool(url, settings, size=settings.pool_size)
-        self.lookups = Pool(url, settings, size=2)
-        self.lanes = Pool(
-            url, settings, size=settings.lanes, lock_timeout_seconds=settings.lane_lock_timeout_seconds
-        )
+    records: Connections
+    lookups: Pool
+    lanes: Pool
 
-    async def connect(self) -> None:
-        for pool in (self.records, self.lookups, self.lanes):
+    def pinned(self, connection: Connection) -> "Database":
+        """The same, but what reads and writes records takes part in the connection's transaction."""
+        return replace(self, records=Pinned(connection))
+
+
+@asynccontextmanager
+async def connected(settings: Settings, url: str) -> AsyncIterator[Database]:
+    """The pools, for as long as the block lasts."""
+    records, lookups = Pool(url, settings, size=settings.pool_size), Pool(url, settings, size=2)
+    lanes = Pool(url, settings, size=settings.lanes, lock_timeout_seconds=settings.lane_lock_timeout_seconds)
+    pools = (records, lookups, lanes)
+    try:
+        for pool in pools:
             await pool.connect()
-
-    async def disconnect(self) -> None:
-        for pool in (self.records, self.lookups, self.lanes):
+        yield Database(records, lookups, lanes)
+    finally:
+        for pool in pools:
             await pool.disconnect()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from upsert_svc import tokens
 from upsert_svc.bodies import FieldBody, NamingBody, ObjectBody
-from upsert_svc.database import Database, owner_transaction
+from upsert_svc.database import connected, owner_transaction
 from upsert_svc.errors import RecordNotFound
 from upsert_svc.object_fields import NAME_FIELD
 from upsert_svc.service import Service, composed
@@ -37,12 +37,8 @@ async def prepare(settings: Settings, url: str, token_file: Path) -> str:
         principal = await tokens.find(connection, tokens.digest(token))
     if principal is None:
         raise RuntimeError(f"The demo's token was revoked; delete {token_file} for a new one")
-    database = Database(settings, url)
-    await database.connect()
-    try:
+    async with connected(settings, url) as database:
         await _ensure_object(composed(settings, database, cursor_key=b""), principal)
-    finally:
-        await database.disconnect()
     return token
 
 

@@ -3,13 +3,14 @@
 Every error answers in one shape (docs/api.md, "Errors"). No text of PostgreSQL's own leaves here.
 
     ServiceError
-    ├── BadRequest 400            ├── RequestTimeout 408
-    │   └── TooManyValues         ├── PreconditionFailed 412
-    ├── NotAuthenticated 401      ├── PayloadTooLarge 413
-    ├── Forbidden 403             ├── UnsupportedMediaType 415
-    ├── RecordNotFound 404        ├── RecordInvalid 422
-    ├── InvalidEndpoint 404       ├── InternalServerError 500
-    └── MethodNotAllowed 405      └── ServiceUnavailable 503
+    ├── BadRequest 400                 ├── RequestTimeout 408
+    │   ├── TooManyValues              ├── Conflict 409
+    │   └── IdempotentRequestError     ├── PreconditionFailed 412
+    ├── NotAuthenticated 401           ├── PayloadTooLarge 413
+    ├── Forbidden 403                  ├── UnsupportedMediaType 415
+    ├── RecordNotFound 404             ├── RecordInvalid 422
+    ├── InvalidEndpoint 404            ├── InternalServerError 500
+    └── MethodNotAllowed 405           └── ServiceUnavailable 503
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,13 @@ class TooManyValues(BadRequest):
         return super().body() | {"max_count": self.max_count}
 
 
+class IdempotentRequestError(BadRequest):
+    """An Idempotency-Key comes with another request than the one that was answered."""
+
+    error = "IdempotentRequestError"
+    description = "The Idempotency-Key belongs to another request"
+
+
 class NotAuthenticated(ServiceError):
     status = 401
     error = "Couldn't authenticate you"
@@ -107,6 +115,14 @@ class MethodNotAllowed(ServiceError):
     def __init__(self, allowed: Sequence[str]) -> None:
         allow = ", ".join(allowed)
         super().__init__(f"This endpoint answers to {allow}", headers={"Allow": allow})
+
+
+class Conflict(ServiceError):
+    status = 409
+    error = "Conflict"
+
+    def __init__(self, description: str, retry_after_seconds: int = 1) -> None:
+        super().__init__(description, headers={"Retry-After": str(retry_after_seconds)})
 
 
 class RequestTimeout(ServiceError):

@@ -1,4 +1,5 @@
-"""The background purge: frees records of what definitions removed, and deleted objects of their records.
+"""The background purge: frees records of what definitions removed, deleted objects of their records, and
+forgets what has had its time.
 
 Works in small transactions, one process at an object, so that writers wait for milliseconds at most.
 """
@@ -7,16 +8,17 @@ import asyncio
 import logging
 
 from upsert_svc import sql
-from upsert_svc.database import Pool
+from upsert_svc.database import Connections
 from upsert_svc.errors import ServiceError
 
 BATCH = 500
+_ANSWERS = 5000
 _IDLE_SECONDS = 5.0
 _SQL = sql.load("purge")
 _log = logging.getLogger(__name__)
 
 
-async def run(pool: Pool) -> None:
+async def run(pool: Connections) -> None:
     """Purges for ever; pauses when there is nothing to do, and takes less at once after a failure."""
     batch = BATCH
     while True:
@@ -32,13 +34,14 @@ async def run(pool: Pool) -> None:
             await asyncio.sleep(_IDLE_SECONDS)
 
 
-async def step(pool: Pool, batch: int = BATCH) -> bool:
+async def step(pool: Connections, batch: int = BATCH) -> bool:
     """Purges one batch of records in one transaction; False when there was nothing to purge."""
     async with pool.transaction() as connection:
         claimed = await connection.fetchrow(*_SQL.claim())
         if claimed is None:
             await connection.execute(*_SQL.forget_tombstones())
-            return False
+            forgotten = await connection.execute(*_SQL.forget_answers(limit=_ANSWERS))
+            return forgotten == f"DELETE {_ANSWERS}"
         ids = {"account_id": claimed["account_id"], "object_id": claimed["object_id"]}
         part = {**ids, "purged_to": claimed["purged_to"], "limit": batch}
         if claimed["deleted_at"] is not None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from upsert_svc import sql
-from upsert_svc.database import Connection, Pool
+from upsert_svc.database import Connection, Connections
 from upsert_svc.errors import ServiceUnavailable
 
 Row = Any  # a row of the driver
@@ -32,7 +32,7 @@ class _Waiting(NamedTuple):
 class Reader:
     """Shows records over one connection of the pool, which it holds while anybody waits."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Connections) -> None:
         self._pool = pool
         self._queue: deque[_Waiting] = deque()
         self._running: asyncio.Task[None] | None = None

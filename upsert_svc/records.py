@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from upsert_svc import coalesce, listing, sql
 from upsert_svc.bodies import RecordPatch
-from upsert_svc.coalesce import By, Gatherer, Row, Write
+from upsert_svc.coalesce import By, Row, Write, Writer
 from upsert_svc.database import Connection, Database
 from upsert_svc.errors import (
     BadRequest,
@@ -53,12 +53,10 @@ class Shown(NamedTuple):
 class Records:
     """The records of all accounts; each call speaks for one Principal and stays in its account."""
 
-    def __init__(
-        self, database: Database, object_types: ObjectTypes, gatherer: Gatherer, reader: Reader
-    ) -> None:
+    def __init__(self, database: Database, object_types: ObjectTypes, writer: Writer, reader: Reader) -> None:
         self._database = database
         self._object_types = object_types
-        self._gatherer = gatherer
+        self._writer = writer
         self._reader = reader
 
     async def write(self, principal: Principal, object_key: str, change: Change) -> Written:
@@ -96,7 +94,7 @@ class Records:
             return await self._database.records.retrying(
                 lambda connection: _tried(connection, account_id, by, write)
             )
-        return await self._gatherer.write(account_id, by, write)
+        return await self._writer.write(account_id, by, write)
 
     async def delete(
         self,

@@ -36,6 +36,7 @@ class Call:
     service: Service
     principal: Principal
     query: "Query"
+    raw: bytes | None = None  # the body, where it has been read
 
     def path(self, name: str) -> str:
         """A parameter of the path. Raises RecordNotFound for one that nothing can be called by."""
@@ -46,14 +47,17 @@ class Call:
 
     async def json(self) -> Any:
         """The body as JSON; see `body`."""
-        return body.parse(await self._body())
+        return body.parse(await self.raw_body())
 
     async def json_or(self, default: Any) -> Any:
         """The body as JSON, or the default where it is empty: some clients send none."""
-        raw = await self._body()
+        raw = await self.raw_body()
         return body.parse(raw) if raw else default
 
-    async def _body(self) -> bytes:
+    async def raw_body(self) -> bytes:
+        """The body as it was sent."""
+        if self.raw is not None:
+            return self.raw
         settings = self.service.settings
         return await body.read(
             self.headers,

@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from upsert_svc.api import fields, health, objects, records
 from upsert_svc.api.calls import Endpoint, Handler, called
+from upsert_svc.api.idempotent import once_per_key
 from upsert_svc.errors import MethodNotAllowed
 
 ROOT = "/api/v2/custom_objects"
@@ -58,7 +59,8 @@ def routes() -> list[tuple[Route, Mapping[str, Handler]]]:
 
 def _authenticated(methods: Mapping[str, tuple[Endpoint, bool]]) -> dict[str, Handler]:
     return {
-        method: called(endpoint, admin_only=admin_only) for method, (endpoint, admin_only) in methods.items()
+        method: called(endpoint if method == "GET" else once_per_key(endpoint), admin_only=admin_only)
+        for method, (endpoint, admin_only) in methods.items()
     }
 
 
