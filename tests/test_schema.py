@@ -250,6 +250,29 @@ async def test_an_upsert_finds_its_record_by_an_index(database: Any, by: str, in
             assert re.search(whole_key, condition), f"{line}\n{condition}"
 
 
+async def test_a_plain_patch_pays_for_nothing_that_serves_replacements_conditions_and_documents(
+    database: Any,
+) -> None:
+    await _insert(database, "manual", 1, "a", external_id="e", fields='{"x": 1}')
+    await database.execute("set track_functions = 'all'")
+    writing = """select outcome from unnest(write_records(1, 'external_id', array[
+        row(0, 1, 1, $1::text, $2::text, 'n', null, '{"x": 2}'::jsonb, 1,
+            $3, null, null, null)::record_write]))"""
+    assert await database.fetchval(writing, "e", "x", None) == "updated"
+    assert await database.fetchval(writing, "new", "y", None) == "created"
+    spared = {"type_conflicts", "resulting_fields", "merge_patch", "entity_tag", "live_fields"}
+    assert not spared & await _called(database)
+    assert await database.fetchval(writing, "e", "z", "replace") == "unchanged"
+    assert {"type_conflicts", "resulting_fields"} <= await _called(database)
+
+
+async def _called(database: Any) -> set[str]:
+    """The functions that were called while calls were counted."""
+    await database.execute("select pg_stat_force_next_flush()")
+    await database.execute("select 1")
+    return {row["funcname"] for row in await database.fetch("select funcname from pg_stat_user_functions")}
+
+
 @pytest.mark.parametrize("name", ["show", "list"])
 async def test_a_reading_finds_its_object_by_the_whole_key(database: Any, name: str) -> None:
     statement = _listing() if name == "list" else sql.load("records").show.text

@@ -171,7 +171,9 @@ begin
                                when m.strategy is not null and m.name <> m.old_name and m.naming like 'autonumber:%'
                                     then 'name_generated'
                                when not m.fields ?& m.required_fields then 'field_required'
-                               when m.strategy = 'replace' and type_conflicts(m.old_fields, m.fields) <> '{}'
+                               -- not by AND, which looks at its other half when the first is null
+                               when case when m.strategy = 'replace'
+                                         then type_conflicts(m.old_fields, m.fields) <> '{}' end
                                     then 'type_differs'
                                when is_too_large(m.fields, m.name, m.external_id) then 'too_large'
                                when m.external_id is distinct from m.old_external_id
