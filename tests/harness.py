@@ -166,7 +166,11 @@ class Api:
         assert response.status_code == 200, response.text
 
     async def upsert(
-        self, object_key: str, record: Mapping[str, Any] | None = None, **query: Any
+        self,
+        object_key: str,
+        record: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **query: Any,
     ) -> httpx.Response:
         """PATCH …/records?{query}, or another way to upsert, with the record wrapped."""
         return await self.client.request(
@@ -174,6 +178,7 @@ class Api:
             f"/custom_objects/{object_key}/records",
             params={**query, **self.way.query},
             json={"custom_object_record": record or {}},
+            headers=headers,
         )
 
     async def create(self, object_key: str, **record: Any) -> httpx.Response:

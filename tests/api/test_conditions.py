@@ -240,27 +240,3 @@ async def test_a_write_that_waited_is_judged_by_the_state_it_waited_for(
         await asyncio.sleep(0.05)
         assert not caller.done()
     assert_failed(await caller)
-
-
-async def test_of_sixteen_writers_with_one_tag_exactly_one_wins_each_round(api: Api) -> None:
-    key = await api.new_object({"key": "writer", "type": "integer"})
-    record, tag = await made_with(api, key)
-    for round_number in range(20):
-        bodies = [{"custom_object_fields": {"writer": round_number * 16 + n}} for n in range(16)]
-        answers = await asyncio.gather(
-            *(
-                send(api, key, ("PATCH", "PUT")[n % 2], "id", record["id"], {"If-Match": tag}, body)
-                for n, body in enumerate(bodies)
-            )
-        )
-        assert sorted(answer.status_code for answer in answers) == [200] + [412] * 15
-        (winner,) = [answer for answer in answers if answer.status_code == 200]
-        shown = await show(api, key, record["id"])
-        assert record_of(shown) == record_of(winner)
-        tag = shown.headers["ETag"]
-        assert tag == winner.headers["ETag"]
-
-
-async def made_with(api: Api, key: str) -> tuple[dict[str, Any], str]:
-    response = await api.create(key, name="contested")
-    return record_of(response), response.headers["ETag"]

@@ -1,6 +1,5 @@
 """Fields of the type json: what they hold, and that a patch of a document goes level by level."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -103,16 +102,3 @@ async def test_a_large_patch_of_a_document_is_merged_in_no_time(api: Api, key: s
     body = {"custom_object_fields": {"doc": dict.fromkeys(keys[1:])}}
     response = await api.upsert(key, body, external_id="v1")
     assert record_of(response)["custom_object_fields"]["doc"] == {"k0000": 1}
-
-
-async def test_sixteen_writers_of_one_document_lose_no_key(api: Api, key: str) -> None:
-    async def write(writer: int) -> None:
-        for turn in range(10):
-            own = {f"w{writer}": {f"t{turn}": turn}, "all": {"deep": {f"w{writer}-{turn}": [writer]}}}
-            await patched(api, key, own)
-
-    await asyncio.gather(*(write(writer) for writer in range(16)))
-    document = await patched(api, key, {})
-    turns = {f"t{turn}": turn for turn in range(10)}
-    deep = {f"w{writer}-{turn}": [writer] for writer in range(16) for turn in range(10)}
-    assert document == {f"w{writer}": turns for writer in range(16)} | {"all": {"deep": deep}}

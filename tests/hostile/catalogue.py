@@ -131,4 +131,12 @@ BAD_QUERIES = [
     Bad("a thousand parameters", 400, "parameters", query="external_id=v1" + "&a=1" * 1000),
 ]
 
-CATALOGUE = BAD_JSON + BAD_MEDIA + BAD_TEXT + BAD_VALUES + BAD_QUERIES
+BAD_HEADERS = [
+    Bad("a tag without quotes", 400, "If-Match", headers={"If-Match": "v1"}),
+    Bad("a tag without its end", 400, "If-Match", headers={"If-Match": '"v1", "v2'}),
+    Bad("ten thousand quotes", 400, "If-None-Match", headers={"If-None-Match": '"' * 10_001}),
+    Bad("a key of no characters", 400, "Idempotency-Key", headers={"Idempotency-Key": ""}),
+    Bad("a key of 256 characters", 400, "Idempotency-Key", headers={"Idempotency-Key": "x" * 256}),
+]
+
+CATALOGUE = BAD_JSON + BAD_MEDIA + BAD_TEXT + BAD_VALUES + BAD_QUERIES + BAD_HEADERS

@@ -38,10 +38,11 @@ def require_refusal(response: httpx.Response, bad: Bad, said: str | None = None)
         assert leaked not in response.text
 
 
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
 @pytest.mark.parametrize("bad", cases(CATALOGUE))
-async def test_an_upsert_is_refused_and_nothing_is_written(target: Target, bad: Bad) -> None:
+async def test_an_upsert_is_refused_and_nothing_is_written(target: Target, bad: Bad, method: str) -> None:
     before = await target.state()
-    require_refusal(await send(target, "PATCH", target.records, bad, bad.query), bad)
+    require_refusal(await send(target, method, target.records, bad, bad.query), bad)
     assert await target.state() == before
 
 
@@ -53,6 +54,7 @@ async def test_every_other_body_is_refused_alike(target: Target, bad: Bad) -> No
     for method, path, wrapper in (
         ("POST", target.records, "custom_object_record"),
         ("PATCH", f"{target.records}/{target.record_id}", "custom_object_record"),
+        ("PUT", f"{target.records}/{target.record_id}", "custom_object_record"),
         ("POST", "/custom_objects", "custom_object"),
         ("PATCH", f"/custom_objects/{target.key}", "custom_object"),
         ("POST", f"/custom_objects/{target.key}/fields", "custom_object_field"),
@@ -114,10 +116,13 @@ async def test_a_good_request_finds_no_connection(held: Target) -> None:
     assert int(response.headers["Retry-After"]) >= 1
 
 
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
 @pytest.mark.parametrize("bad", cases(CATALOGUE))
-async def test_a_bad_request_is_refused_at_once_without_a_connection(held: Target, bad: Bad) -> None:
+async def test_a_bad_request_is_refused_at_once_without_a_connection(
+    held: Target, bad: Bad, method: str
+) -> None:
     started = time.monotonic()
-    require_refusal(await send(held, "PATCH", held.records, bad, bad.query), bad)
+    require_refusal(await send(held, method, held.records, bad, bad.query), bad)
     assert time.monotonic() - started < 0.5
 
 

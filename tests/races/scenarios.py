@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 
 TEXTS = [{"key": key, "type": "text"} for key in ("ours", "theirs")]
 NUMBERED = {"autoincrement_enabled": True}
+WRITERS = 16
 
 _RIVAL = """
 select w.* from objects o, unnest(write_records(o.account_id, $2, array[
@@ -273,3 +274,47 @@ async def an_update_behind_a_later_one(api: Api) -> tuple[Seen, bool]:
         after = await connection.fetchval(rivals_time, record["id"])
     seen = Seen(response.status_code, response.headers.get("Upsert-Result"), has_waited, response)
     return seen, after > before
+
+
+class Round(NamedTuple):
+    """What the writers of a round were told, and whether what stood afterwards was the winner's."""
+
+    statuses: list[int]
+    is_winners: bool
+
+
+async def writers_with_one_tag(api: Api, rounds: int) -> list[Round]:
+    """Sixteen writers who each round send another value under the tag that stands."""
+    key = await api.new_object({"key": "value", "type": "integer"})
+    made = await api.create(key, name="contested", external_id="v1")
+    path, tag = f"/custom_objects/{key}/records/{record_of(made)['id']}", made.headers["ETag"]
+    seen: list[Round] = []
+    for number in range(rounds):
+        values = range(number * WRITERS, (number + 1) * WRITERS)
+        answers = await asyncio.gather(
+            *(api.upsert(key, _fields(value=value), {"If-Match": tag}, external_id="v1") for value in values)
+        )
+        shown = await api.client.get(path)
+        winners = [answer for answer in answers if answer.status_code == 200]
+        is_winners = [(answer.content, answer.headers["ETag"]) for answer in winners] == [
+            (shown.content, shown.headers["ETag"])
+        ]
+        seen.append(Round(sorted(answer.status_code for answer in answers), is_winners))
+        tag = shown.headers["ETag"]
+    return seen
+
+
+async def writers_of_one_document(api: Api, turns: int) -> tuple[Any, Any]:
+    """The document that sixteen writers patch at once, each at keys of his own, and what it should be."""
+    key = await api.new_object({"key": "doc", "type": "json"})
+
+    async def write(writer: int) -> None:
+        for turn in range(turns):
+            own = {f"w{writer}": {f"t{turn}": turn}, "all": {"deep": {f"w{writer}-{turn}": [writer]}}}
+            record_of(await api.upsert(key, {"name": "x", **_fields(doc=own)}, external_id="v1"))
+
+    await asyncio.gather(*(write(writer) for writer in range(WRITERS)))
+    (record,) = await api.records(key)
+    each = {f"w{writer}": {f"t{turn}": turn for turn in range(turns)} for writer in range(WRITERS)}
+    deep = {f"w{writer}-{turn}": [writer] for writer in range(WRITERS) for turn in range(turns)}
+    return record["custom_object_fields"]["doc"], each | {"all": {"deep": deep}}

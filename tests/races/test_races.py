@@ -127,3 +127,15 @@ async def test_a_re_keying_rival_burns_no_number(api: Api) -> None:
 async def test_an_update_that_waited_behind_a_later_one_is_the_last(api: Api) -> None:
     seen, is_later = await scenarios.an_update_behind_a_later_one(api)
     assert (seen.has_waited, seen.outcome, is_later) == (True, "updated", True)
+
+
+async def test_of_sixteen_writers_with_one_tag_exactly_one_wins_each_round(api: Api) -> None:
+    rounds = await scenarios.writers_with_one_tag(api, 20)
+    assert rounds == [scenarios.Round([200] + [412] * 15, is_winners=True)] * 20
+
+
+async def test_sixteen_writers_of_one_document_lose_no_key_of_it(api: Api) -> None:
+    if api.way is PUT:
+        pytest.skip("what is left out of it is meant to go")
+    document, expected_document = await scenarios.writers_of_one_document(api, 10)
+    assert document == expected_document

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from harness import Api, record_of
+from harness import PUT, PUT_MERGE, Api, record_of
+
+from races import scenarios
 
 pytestmark = pytest.mark.storm
 
@@ -118,3 +120,21 @@ async def test_random_renames_and_upserts_agree_on_one_record_a_name(api: Api) -
     assert set(statuses) <= {200, 422}
     names = [record["name"] for record in await api.records(key)]
     assert len(names) == len(set(names)) == len(ids)
+
+
+@pytest.mark.parametrize("way", [Api.way, PUT], ids=str)
+async def test_a_storm_of_writers_with_tags_has_one_winner_in_each_of_200_rounds(
+    api: Api, way: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Api, "way", way)
+    rounds = await scenarios.writers_with_one_tag(api, 200)
+    assert rounds == [scenarios.Round([200] + [412] * 15, is_winners=True)] * 200
+
+
+@pytest.mark.parametrize("way", [Api.way, PUT_MERGE], ids=str)
+async def test_a_storm_of_patches_loses_no_key_of_a_document(
+    api: Api, way: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Api, "way", way)
+    document, expected = await scenarios.writers_of_one_document(api, 100)
+    assert document == expected
