@@ -7,14 +7,14 @@ select position, outcome, blamed_fields, record_id, name, external_id, fields, v
 -- name: delete
 select delete_record(:account_id, :object_id, :by, :identifier, :user_id, :if_match, :if_none_match);
 
--- name: missing_targets
--- Of the lookup values sent, the fields whose target record does not exist.
-select t.field_key
-  from unnest(:field_keys::text[], :object_keys::text[], :record_ids::text[])
-       as t(field_key, object_key, record_id)
- where find_record(:account_id, (select o.object_id from objects o
-                                  where o.account_id = :account_id and o.key = t.object_key
-                                    and o.deleted_at is null), 'record_id', t.record_id) is null;
+-- name: find_targets
+-- The ids of the records that lookup values name, null where there is none. A name finds one only where
+-- the names of its object are unique.
+select t.field_key, find_record(:account_id, (select o.object_id from objects o
+                                               where o.account_id = :account_id and o.key = t.object_key
+                                                 and o.deleted_at is null), t.by, t.identifier) as record_id
+  from unnest(:field_keys::text[], :object_keys::text[], :bys::text[], :identifiers::text[])
+       as t(field_key, object_key, by, identifier);
 
 -- name: show
 -- Records by their ids, whoever asked for each. They are looked up by their whole key; a join might be planned

@@ -440,6 +440,8 @@ begin
               from (select s.*,
                            case when s.strategy is null and s.json_fields is null
                                 then jsonb_strip_nulls(s.old_fields || s.patch)
+                                when s.json_fields is null and s.inactive_fields = '{}' and s.strategy <> 'merge'
+                                then jsonb_strip_nulls(s.patch)
                                 else resulting_fields(s.strategy, s.old_fields, s.patch, s.inactive_fields,
                                                       s.json_fields) end as fields
                       from (select f.position, f.object_id, f.user_id, f.definition_version, f.patch,

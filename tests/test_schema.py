@@ -250,7 +250,7 @@ async def test_an_upsert_finds_its_record_by_an_index(database: Any, by: str, in
             assert re.search(whole_key, condition), f"{line}\n{condition}"
 
 
-async def test_a_plain_patch_pays_for_nothing_that_serves_replacements_conditions_and_documents(
+async def test_a_plain_patch_or_replacement_pays_for_no_document_strategy_or_condition(
     database: Any,
 ) -> None:
     await _insert(database, "manual", 1, "a", external_id="e", fields='{"x": 1}')
@@ -262,8 +262,12 @@ async def test_a_plain_patch_pays_for_nothing_that_serves_replacements_condition
     assert await database.fetchval(writing, "new", "y", None) == "created"
     spared = {"type_conflicts", "resulting_fields", "merge_patch", "entity_tag", "live_fields"}
     assert not spared & await _called(database)
+    assert await database.fetchval(writing, "e", "z", "force") == "unchanged"
+    assert not spared & await _called(database)
     assert await database.fetchval(writing, "e", "z", "replace") == "unchanged"
-    assert {"type_conflicts", "resulting_fields"} <= await _called(database)
+    assert "type_conflicts" in await _called(database)
+    assert await database.fetchval(writing, "e", "z", "merge") == "unchanged"
+    assert "resulting_fields" in await _called(database)
 
 
 async def _called(database: Any) -> set[str]:
