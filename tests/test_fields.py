@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from upsert_svc import body
 from upsert_svc.errors import RecordInvalid
-from upsert_svc.fields import FIELD_TYPES, FieldDefinition, FieldValidator, compile_pattern, dumped
+from upsert_svc.fields import (
+    FIELD_TYPES,
+    FieldDefinition,
+    FieldValidator,
+    compile_pattern,
+    dumped,
+    lookup_identifier,
+)
 
 ULID = "01HZXW3V5K8Y7QF2N4R6T8B0CD"
 
@@ -118,11 +125,25 @@ def test_a_field_without_options_takes_no_value(field_type: str) -> None:
     refusal(validator(field_type), {"f": "a" if field_type == "dropdown" else ["a"]})
 
 
-def test_a_lookup_of_custom_objects_takes_the_form_of_a_record_id() -> None:
+def test_a_lookup_of_custom_objects_takes_a_record_id_or_the_name_of_an_identifier() -> None:
     judge = validator("lookup", relationship_target_type="zen:custom_object:car")
-    assert judge.judge({"f": ULID}) == {"f": ULID}
-    for value in (ULID.lower(), ULID[:-1], ULID + "0", ULID + "\n", 7, ""):
+    for value in (ULID, "external_id:x", "external_id: ", "name:a:b", "name:name:"):
+        assert judge.judge({"f": value}) == {"f": value}
+    for value in (ULID.lower(), ULID[:-1], ULID + "0", ULID + "\n", 7, "", "external_id:", "name:", "id:x"):
         refusal(judge, {"f": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (ULID, ("record_id", ULID)),
+        ("external_id:v:1", ("external_id", "v:1")),
+        ("name:external_id:x", ("name", "external_id:x")),
+        ("Name:x", ("record_id", "Name:x")),
+    ],
+)
+def test_a_lookup_names_its_target_by_one_identifier(value: str, found: tuple[str, str]) -> None:
+    assert lookup_identifier(value) == found
 
 
 def test_a_lookup_of_what_is_not_kept_here_takes_any_text() -> None:

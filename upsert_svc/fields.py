@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import re2
@@ -29,6 +29,7 @@ FIELD_TYPES = (
     "lookup",
     "json",
 )
+LookupBy = Literal["record_id", "external_id", "name"]
 OPTION_TYPES = ("dropdown", "multiselect")
 PATTERN_LIMIT = 255
 CUSTOM_OBJECT_TARGET = "zen:custom_object:"
@@ -73,6 +74,16 @@ class FieldDefinition:
 def is_record_id(value: str) -> bool:
     """Whether the text has the form of a record's id, a ULID."""
     return _RECORD_ID.fullmatch(value) is not None
+
+
+def lookup_identifier(value: str) -> tuple[LookupBy, str]:
+    """How a lookup's value names its target, and by what: an id, `external_id:X` or `name:X`."""
+    kind, colon, identifier = value.partition(":")
+    if colon and kind == "external_id":
+        return "external_id", identifier
+    if colon and kind == "name":
+        return "name", identifier
+    return "record_id", value
 
 
 def compile_pattern(pattern: str) -> Any:
@@ -126,8 +137,9 @@ def _json(value: object) -> object:
     return value
 
 
-def _record_id(value: str) -> str:
-    if not is_record_id(value):
+def _lookup(value: str) -> str:
+    by, identifier = lookup_identifier(value)
+    if not identifier or (by == "record_id" and not is_record_id(identifier)):
         raise ValueError
     return value
 
@@ -178,7 +190,7 @@ def _schema(field: FieldDefinition) -> CoreSchema:
             return _after(_once_each, core_schema.list_schema(option, strict=True))
         case "lookup":
             is_ours = (field.relationship_target_type or "").startswith(CUSTOM_OBJECT_TARGET)
-            return _after(_record_id, _TEXT) if is_ours else _TEXT
+            return _after(_lookup, _TEXT) if is_ours else _TEXT
         case "json":
             return core_schema.no_info_plain_validator_function(_json)
     raise AssertionError(f"no such field type: {field.type}")
@@ -222,7 +234,7 @@ def _expected(field: FieldDefinition) -> str:
             return "must be a list of the field's option values"
         case "json":
             return "must hold no numbers but such below 10^15 with at most 15 decimals"
-    return "must be the id of a record of the target object, as text"
+    return "must name a record of the target object by its id, or as external_id:… or name:…"
 
 
 class FieldValidator:

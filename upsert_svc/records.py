@@ -20,7 +20,7 @@ from upsert_svc.errors import (
     RecordNotFound,
     ServiceUnavailable,
 )
-from upsert_svc.fields import is_record_id
+from upsert_svc.fields import dumped, is_record_id, lookup_identifier
 from upsert_svc.object_types import ObjectType, ObjectTypes
 from upsert_svc.reads import Reader
 from upsert_svc.tokens import Principal
@@ -29,10 +29,11 @@ from upsert_svc.writes import (
     Change,
     Conditions,
     Identifier,
+    Judged,
     Record,
     Written,
     entity_tag,
-    judged,
+    judge,
     require_findable,
     require_unique_names,
     settled,
@@ -70,9 +71,10 @@ class Records:
         object_type = await self._object_types.get(principal.account_id, object_key)
         for _ in range(_DEFINITION_ATTEMPTS):
             try:
-                write, ignored = judged(object_type, principal, change)
+                judged = judge(object_type, principal, change)
+                write = judged.write
                 if object_type.lookup_targets:
-                    await self._require_targets(object_type, change.patch)
+                    write = await self._with_targets(object_type, judged)
             except RecordInvalid:
                 current = await self._object_types.confirmed(object_type)
                 if current is object_type:
@@ -84,7 +86,7 @@ class Records:
                 record = settled(row)
                 is_imagined = change.is_dry_run and row["outcome"] != "unchanged"
                 tag = None if is_imagined else entity_tag(record, object_type.version)
-                return Written(record, row["outcome"], ignored, tag)
+                return Written(record, row["outcome"], judged.ignored, tag)
             object_type = await self._object_types.reloaded(principal.account_id, object_key)
         raise ServiceUnavailable("The object's definition keeps changing")
 
@@ -198,33 +200,34 @@ class Records:
         cached = await self._object_types.get(principal.account_id, object_key)
         return await self._object_types.confirmed(cached)
 
-    async def _require_targets(self, object_type: ObjectType, patch: RecordPatch) -> None:
-        """Raises RecordInvalid for a lookup whose target record does not exist."""
+    async def _with_targets(self, object_type: ObjectType, judged: Judged) -> Write:
+        """The write with the ids of what its lookups name. Raises RecordInvalid for what does not exist."""
         lookups = {
-            key: target
-            for key, target in object_type.lookup_targets.items()
-            if patch.fields.get(key) is not None
+            key: lookup_identifier(judged.values[key])
+            for key in object_type.lookup_targets
+            if judged.values.get(key) is not None
         }
         if not lookups:
-            return
+            return judged.write
         async with self._database.records.connection() as connection:
-            missing = await connection.fetch(
-                *_SQL.missing_targets(
+            rows = await connection.fetch(
+                *_SQL.find_targets(
                     account_id=object_type.account_id,
                     field_keys=list(lookups),
-                    object_keys=list(lookups.values()),
-                    record_ids=[patch.fields[key] for key in lookups],
+                    object_keys=[object_type.lookup_targets[key] for key in lookups],
+                    bys=[by for by, _ in lookups.values()],
+                    identifiers=[identifier for _, identifier in lookups.values()],
                 )
             )
-        if missing:
+        found = {row["field_key"]: row["record_id"] for row in rows}
+        if missing := [key for key, record_id in found.items() if record_id is None]:
             raise RecordInvalid(
                 {
-                    row["field_key"]: [
-                        Problem(f"{row['field_key']} names a record that does not exist", "RecordNotFound")
-                    ]
-                    for row in missing
+                    key: [Problem(f"{key} names a record that does not exist", "RecordNotFound")]
+                    for key in missing
                 }
             )
+        return judged.write._replace(patch=dumped(judged.values | found))
 
 
 async def _tried(connection: Connection, account_id: int, by: By, write: Write) -> Row:

@@ -76,6 +76,14 @@ class Change(NamedTuple):
     is_dry_run: bool = False
 
 
+class Judged(NamedTuple):
+    """A write that its definition allows, the values it sends, and the attributes that were ignored."""
+
+    write: Write
+    values: dict[str, Any]
+    ignored: Sequence[str]
+
+
 class Record(NamedTuple):
     """A record as it is answered, in the order in which every statement selects it.
 
@@ -134,8 +142,8 @@ def require_unique_names(object_type: ObjectType, identifier: Identifier) -> Non
         )
 
 
-def judged(object_type: ObjectType, principal: Principal, change: Change) -> tuple[Write, Sequence[str]]:
-    """The write, and the attributes ignored. Raises RecordInvalid for what the definition refuses."""
+def judge(object_type: ObjectType, principal: Principal, change: Change) -> Judged:
+    """Judges what is asked for by the definition alone. Raises RecordInvalid."""
     identifier, patch, strategy, conditions, _ = change
     require_unique_names(object_type, identifier)
     validator = object_type.validator
@@ -166,7 +174,7 @@ def judged(object_type: ObjectType, principal: Principal, change: Change) -> tup
         if_match=conditions.if_match,
         if_none_match=conditions.if_none_match,
     )
-    return write, (*patch.ignored, *ignorable)
+    return Judged(write, values, (*patch.ignored, *ignorable))
 
 
 def _without(fields: Mapping[str, Any], ignorable: Sequence[str]) -> Mapping[str, Any]:

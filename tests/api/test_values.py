@@ -138,6 +138,58 @@ async def test_a_lookup_takes_the_id_of_a_standing_record_of_its_target(api: Api
     problems_of(await write(api, typed, "lookup", f'"{target["id"]}"'))
 
 
+async def test_a_lookup_may_name_its_target_by_external_id_or_unique_name(api: Api) -> None:
+    target = await api.new_object(naming={"is_unique": True})
+    made = record_of(await api.create(target, name="Straße: 1", external_id="v:1"))
+    other = record_of(await api.create(target, name="Other", external_id="Straße: 1"))
+    key = await api.new_object(
+        {"key": "to", "type": "lookup", "relationship_target_type": f"zen:custom_object:{target}"},
+        {"key": "too", "type": "lookup", "relationship_target_type": f"zen:custom_object:{target}"},
+    )
+    for named in ("external_id:v:1", "name:STRASSE: 1", made["id"]):
+        fields = {"to": named, "too": other["id"]}
+        response = await api.upsert(key, {"name": "x", "custom_object_fields": fields}, external_id="v1")
+        assert record_of(response)["custom_object_fields"] == {"to": made["id"], "too": other["id"]}
+    assert response.headers["Upsert-Result"] == "unchanged"
+    for named in ("external_id:V:1", "external_id:none", "name:v:1", f"external_id:{made['id']}"):
+        fields = {"to": named, "too": made["id"]}
+        for dry_run in ("true", "false"):
+            response = await api.upsert(
+                key, {"custom_object_fields": fields}, external_id="v1", dry_run=dry_run
+            )
+            assert problems_of(response) == {"to": ["to names a record that does not exist"]}
+
+
+async def test_names_that_need_not_be_unique_name_no_target(api: Api) -> None:
+    target = await api.new_object()
+    await api.create(target, name="Ford")
+    key = await api.new_object(
+        {"key": "to", "type": "lookup", "relationship_target_type": f"zen:custom_object:{target}"}
+    )
+    refused = await api.create(key, name="x", custom_object_fields={"to": "name:Ford"})
+    assert list(problems_of(refused)) == ["to"]
+
+
+async def test_a_lookup_outlives_its_target(api: Api) -> None:
+    """What is written elsewhere must not change because a record was deleted."""
+    target = await api.new_object()
+    made = record_of(await api.create(target, name="a", external_id="v1"))
+    key = await api.new_object(
+        {"key": "to", "type": "lookup", "relationship_target_type": f"zen:custom_object:{target}"},
+        {"key": "year", "type": "integer"},
+    )
+    record = record_of(await api.create(key, name="x", custom_object_fields={"to": "external_id:v1"}))
+    await api.client.delete(f"/custom_objects/{target}/records/{made['id']}")
+    path = f"/custom_objects/{key}/records/{record['id']}"
+    assert record_of(await api.client.get(path)) == record
+    patched = await api.client.patch(
+        path, json={"custom_object_record": {"custom_object_fields": {"year": 1}}}
+    )
+    assert record_of(patched)["custom_object_fields"] == {"to": made["id"], "year": 1}
+    again = {"custom_object_record": {"custom_object_fields": {"to": made["id"]}}}
+    assert list(problems_of(await api.client.patch(path, json=again))) == ["to"]
+
+
 async def test_a_lookup_never_reaches_another_account(api: Api, stranger: Api) -> None:
     theirs = await stranger.new_object()
     record = record_of(await stranger.create(theirs, name="Theirs"))
