@@ -84,7 +84,7 @@ update objects o
                                   and not f.system and f.active and f.required order by f.position),
        json_fields = nullif(array(select f.key from fields f
                                 where f.account_id = o.account_id and f.object_id = o.object_id
-                                  and not f.system and f.active and f.type = 'json'), '{}'),
+                                  and not f.system and f.type = 'json'), '{}'),
        removals = case when jsonb_array_length(:removals::jsonb) = 0 then o.removals
                        else coalesce(o.removals, '[]') || (
                             select jsonb_agg(removal || jsonb_build_object('version', o.version + 1))

@@ -161,6 +161,36 @@ async def test_a_token_found_revoked_ahead_of_time_is_refused_at_once(
             await authenticate(authorization)
 
 
+async def test_a_look_that_took_longer_than_it_is_believed_says_nothing_to_who_joined_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(await cluster.new_database()) as service:
+        authenticate, authorization = service.service.authenticate, f"Bearer {await service.token()}".encode()
+        find, goes_on = tokens.find, asyncio.Event()
+
+        async def stalled(connection: Connection, token_digest: bytes) -> tokens.Principal | None:
+            found = await find(connection, token_digest)
+            await goes_on.wait()
+            return found
+
+        with monkeypatch.context() as stalling:
+            stalling.setattr(tokens, "find", stalled)
+            first = asyncio.create_task(authenticate(authorization))
+            while not authenticate._looks:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            (look,) = authenticate._looks.values()
+            await asyncio.sleep(0.1)
+        joined = asyncio.create_task(authenticate(authorization))
+        await asyncio.sleep(0)
+        async with service.sql() as connection:
+            await connection.execute("update tokens set revoked_at = now()")
+        look.begun -= 1.1
+        goes_on.set()
+        assert (await first).email == ADMIN_EMAIL
+        with pytest.raises(NotAuthenticated):
+            await joined
+
+
 async def test_a_look_that_failed_is_not_believed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(await cluster.new_database()) as service:
         authorization = f"Bearer {await service.token()}".encode()

@@ -155,6 +155,20 @@ async def test_every_object_has_its_turn() -> None:
     assert len(batch.items) == coalesce.BATCH_LIMIT
 
 
+async def test_large_documents_go_in_small_batches() -> None:
+    queue = coalesce._Queue(limit=1000)
+    loop = asyncio.get_running_loop()
+    document = "x" * 30_000
+    for number in range(20):
+        write = _write_of(1, str(number))._replace(patch=document)
+        queue.put(1, "external_id", coalesce._Waiting(write, loop.create_future()))
+    queue.put(2, "external_id", coalesce._Waiting(_write_of(1, "quiet"), loop.create_future()))
+    batches = [await queue.next() for _ in range(5)]
+    assert [(batch.account_id, len(batch.items)) for batch in batches] == [
+        (1, 5), (2, 1), (1, 5), (1, 5), (1, 5),
+    ]  # fmt: skip
+
+
 async def test_every_account_has_its_turn() -> None:
     queue = coalesce._Queue(limit=1000)
     loop = asyncio.get_running_loop()

@@ -152,3 +152,24 @@ async def _fail_to_commit(pool: Pool) -> None:
 async def _execute(pool: Pool, statement: str) -> None:
     async with pool.connection() as connection:
         await connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "attempts"),
+    [("records_name_key_key", 4), ("fields_key_key", 1), ("objects_account_id_key_key", 1)],
+)
+async def test_what_is_taken_for_good_is_not_asked_for_again(
+    pool: Pool, constraint: str, attempts: int
+) -> None:
+    tried = 0
+
+    async def take(connection: Connection) -> None:
+        nonlocal tried
+        tried += 1
+        await connection.execute(
+            f"do $$ begin raise unique_violation using constraint = '{constraint}'; end $$"
+        )
+
+    with pytest.raises(errors.RecordInvalid):
+        await pool.retrying(take)
+    assert tried == attempts

@@ -147,6 +147,44 @@ async def test_a_dry_run_leaves_its_key_alone(api: Api) -> None:
     assert (await create(api, key, "imagined")).headers["X-Idempotency-Lookup"] == "miss"
 
 
+async def test_a_dry_run_is_none_where_there_is_no_such_thing(api: Api) -> None:
+    key = await api.new_object()
+    made = record_of(await api.create(key, name="x"))
+    path = f"/custom_objects/{key}/records/{made['id']}?dry_run=true"
+    first, again = [await send(api, "DELETE", path, f"{key} gone") for _ in range(2)]
+    assert (first.status_code, again.status_code) == (204, 204)
+    assert again.headers["X-Idempotency-Lookup"] == "hit"
+
+
+async def test_a_deletion_with_a_key_looks_at_its_body_as_little_as_one_without(api: Api) -> None:
+    key = await api.new_object()
+    for headers in ({}, {"Idempotency-Key": "form"}):
+        made = record_of(await api.create(key, name="x"))
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        path = f"/custom_objects/{key}/records/{made['id']}"
+        assert (await api.client.delete(path, headers=headers)).status_code == 204
+
+
+async def test_requests_with_keys_that_wait_leave_the_others_their_connections(cluster: Cluster) -> None:
+    chosen = {"pool_size": 2, "acquire_timeout_seconds": 0.3}
+    async with running(await cluster.new_database(), **chosen) as service:
+        api = Api(service, await service.token())
+        async with api.client, service.sql() as rival:
+            key = await api.new_object(YEAR)
+            made = record_of(await api.upsert(key, CAR, external_id="v1"))
+            path = f"/custom_objects/{key}/records?external_id=v1"
+            async with rival.transaction():
+                await rival.execute("select from records where record_id = $1 for update", made["id"])
+                record = {"custom_object_record": {}}
+                waiting = [asyncio.create_task(send(api, "PATCH", path, f"k{n}", record)) for n in range(8)]
+                await until_blocked(rival)
+                shown = await api.client.get(f"/custom_objects/{key}/records/{made['id']}")
+                listed = await api.client.get(f"/custom_objects/{key}/records")
+                written = await api.upsert(key, {"name": "y"}, external_id="v2")
+                assert [shown.status_code, listed.status_code, written.status_code] == [200] * 3
+            assert set(await answered(waiting)) <= {200, 503}
+
+
 async def test_the_keys_of_another_account_are_its_own(api: Api, stranger: Api) -> None:
     key = await api.new_object(YEAR)
     await stranger.new_object(YEAR, key=key)

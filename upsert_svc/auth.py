@@ -55,7 +55,10 @@ class Authenticator:
             look.successor = self._begin(digest, authorization)
         if look.found:
             return look.found
-        return await asyncio.shield(look.task)
+        principal = await asyncio.shield(look.task)
+        if age < self._ttl_seconds <= time.monotonic() - look.begun:
+            return await self(authorization)  # that look of another took too long to say anything now
+        return principal
 
     def _begin(self, digest: bytes, authorization: bytes) -> _Look:
         look = _Look(time.monotonic(), asyncio.create_task(self._looked_up(authorization.decode("latin-1"))))

@@ -21,6 +21,7 @@ By = Literal["external_id", "name", "record_id", "none"]
 Row = Any  # a row of the driver: by name, by place, or a slice of it
 
 BATCH_LIMIT = 64
+BATCH_CHARACTERS = 128 * 1024  # of the fields sent; merging large documents takes time that others would wait
 _SQL = sql.load("records")
 _POSITION = itemgetter("position")
 _log = logging.getLogger(__name__)
@@ -149,11 +150,14 @@ class _Queue:
 
 def _in_turn(objects: OrderedDict[int, deque[_Waiting]]) -> Iterator[_Waiting]:
     """At most a batch of writes, one of each object in turn; takes them out."""
+    characters = 0
     for _ in range(BATCH_LIMIT):
-        if not objects:
+        if not objects or characters > BATCH_CHARACTERS:
             return
         object_id, queue = objects.popitem(last=False)
-        yield queue.popleft()
+        item = queue.popleft()
+        characters += len(item.write.patch)
+        yield item
         if queue:
             objects[object_id] = queue
 

@@ -166,7 +166,7 @@ class Pool:
                 async with self.acquired() as connection:
                     return await operation(connection)
             except asyncpg.PostgresError as error:
-                if attempt == _ATTEMPTS or error.sqlstate not in errors.RETRYABLE_SQLSTATES:
+                if attempt == _ATTEMPTS or not errors.is_retryable(error):
                     _raise_translated(error)
             except Exception as error:
                 _raise_translated(error)
@@ -193,11 +193,13 @@ class Database:
     """The pools of one process.
 
     Lookups (tokens, definitions, readiness) have connections of their own: a flood of requests that will
-    be refused cannot take those that write, and writers cannot keep a refusal waiting. Gathered writes have
-    theirs, the lanes, where a lock is waited for only briefly (see `coalesce`).
+    be refused cannot take those that write, and writers cannot keep a refusal waiting. So have requests with
+    an idempotency key, each of which keeps one from before its body is judged to its commit; and gathered
+    writes, whose lanes wait for a lock only briefly (see `coalesce`).
     """
 
     records: Connections
+    keyed: Pool
     lookups: Pool
     lanes: Pool
 
@@ -209,13 +211,16 @@ class Database:
 @asynccontextmanager
 async def connected(settings: Settings, url: str) -> AsyncIterator[Database]:
     """The pools, for as long as the block lasts."""
-    records, lookups = Pool(url, settings, size=settings.pool_size), Pool(url, settings, size=2)
-    lanes = Pool(url, settings, size=settings.lanes, lock_timeout_seconds=settings.lane_lock_timeout_seconds)
-    pools = (records, lookups, lanes)
+    pools = (
+        Pool(url, settings, size=settings.pool_size),
+        Pool(url, settings, size=max(1, settings.pool_size // 2)),
+        Pool(url, settings, size=2),
+        Pool(url, settings, size=settings.lanes, lock_timeout_seconds=settings.lane_lock_timeout_seconds),
+    )
     try:
         for pool in pools:
             await pool.connect()
-        yield Database(records, lookups, lanes)
+        yield Database(*pools)
     finally:
         for pool in pools:
             await pool.disconnect()

@@ -199,12 +199,19 @@ CONSTRAINTS: Mapping[str, Details] = {
 }
 
 # Worth a second try in a fresh statement: a rival's row or lock was in the way, or a plan was out of date.
-RETRYABLE_SQLSTATES = frozenset({"23505", "40001", "40P01", "0A000"})
+_RETRYABLE_SQLSTATES = frozenset({"23505", "40001", "40P01", "0A000"})
+_TAKEN_FOR_GOOD = frozenset({"objects_account_id_key_key", "fields_key_key"})
 
 _BUSY = "The database is too busy just now"
 _LOST_CLASSES = ("08", "57P")
 _UNAVAILABLE_CLASSES = ("08", "53", "57")
 _BUSY_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})
+
+
+def is_retryable(error: asyncpg.PostgresError) -> bool:
+    """Whether a second try may fare better."""
+    constraint = getattr(error, "constraint_name", None)
+    return error.sqlstate in _RETRYABLE_SQLSTATES and constraint not in _TAKEN_FOR_GOOD
 
 
 def is_definite(error: Exception) -> bool:

@@ -29,6 +29,7 @@ class Service:
     objects: Objects
     object_fields: ObjectFields
     records: Records
+    reader: Reader
     gatherer: Gatherer
 
     async def once(
@@ -49,7 +50,7 @@ class Service:
                 await idempotency.keep(connection, request, answer)
                 return answer, False
 
-        return await self.database.records.retrying(operation)
+        return await self.database.keyed.retrying(operation)
 
     def _pinned(self, connection: Connection) -> "Service":
         """The same core, whose writes take part in the transaction of a connection."""
@@ -60,6 +61,7 @@ class Service:
             authenticate=self.authenticate,
             cursors=self.cursors,
             object_types=self.object_types,
+            reader=self.reader,
             gatherer=self.gatherer,
         )
 
@@ -76,6 +78,7 @@ def composed(settings: Settings, database: Database, cursor_key: bytes) -> Servi
         authenticate=Authenticator(database.lookups, ttl_seconds=settings.token_ttl_seconds),
         cursors=Cursors(cursor_key),
         object_types=ObjectTypes(database.lookups),
+        reader=Reader(database.records),
         gatherer=gatherer,
     )
 
@@ -88,6 +91,7 @@ def _assembled(
     authenticate: Authenticator,
     cursors: Cursors,
     object_types: ObjectTypes,
+    reader: Reader,
     gatherer: Gatherer,
 ) -> Service:
     return Service(
@@ -100,6 +104,7 @@ def _assembled(
             database, object_types, object_limit=settings.object_limit, record_limit=settings.record_limit
         ),
         object_fields=ObjectFields(database, object_types, field_limit=settings.field_limit),
-        records=Records(database, object_types, writer, Reader(database.records)),
+        records=Records(database, object_types, writer, reader),
+        reader=reader,
         gatherer=gatherer,
     )

@@ -20,12 +20,16 @@ declare
 begin
     if jsonb_typeof(p_patch) <> 'object' then
         return p_patch;
+    elsif v_target = '{}' and not jsonb_path_exists(p_patch, '$.** ? (@ == null)') then
+        return p_patch;  -- there is nothing to merge with, and nothing to remove
     end if;
     return coalesce((
         select jsonb_object_agg(key, value)
           from (select key, value from jsonb_each(v_target) where not p_patch ? key
                  union all
-                select key, merge_patch(v_target -> key, value) from jsonb_each(p_patch)
+                select key, case when jsonb_typeof(value) = 'object' then merge_patch(v_target -> key, value)
+                                 else value end
+                  from jsonb_each(p_patch)
                  where value <> 'null') as merged), '{}');
 end $$;
 

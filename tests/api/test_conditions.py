@@ -209,6 +209,18 @@ async def test_a_condition_that_cannot_be_read_is_a_bad_request(
         assert name in response.json()["description"]
 
 
+async def test_a_condition_may_come_in_several_lines(api: Api, key: str) -> None:
+    record, tag = await made(api, key)
+    path = f"/custom_objects/{key}/records/{record['id']}"
+    for lines, status in ((('"x"', tag), 200), (('"x"', '"y"'), 412), ((tag, "*"), 400)):
+        response = await api.client.patch(
+            path, json={"custom_object_record": CAR}, headers=[("If-Match", line) for line in lines]
+        )
+        assert response.status_code == status
+    response = await api.client.get(path, headers=[("If-None-Match", '"x"'), ("If-None-Match", tag)])
+    assert response.status_code == 304
+
+
 # At one moment
 
 

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from harness import Api, problems_of, record_of
+
+from upsert_svc.writes import SIZE_LIMIT
 
 DOC = {"key": "doc", "type": "json"}
 
@@ -66,6 +69,18 @@ async def test_other_fields_are_patched_beside_a_document(api: Api, key: str) ->
     assert record_of(response)["custom_object_fields"] == {"doc": {"a": 1}, "year": None}
 
 
+async def test_what_an_inactive_document_holds_outlives_patches_of_other_fields(api: Api, key: str) -> None:
+    document = {"a": None, "b": {"c": None}}
+    await api.create(key, name="x", external_id="v1", custom_object_fields={"doc": document})
+    field = f"/custom_objects/{key}/fields/doc"
+    await api.client.patch(field, json={"custom_object_field": {"active": False}})
+    assert (await api.upsert(key, {}, external_id="v1")).headers["Upsert-Result"] == "unchanged"
+    await api.upsert(key, {"custom_object_fields": {"year": 1}}, external_id="v1")
+    await api.client.patch(field, json={"custom_object_field": {"active": True}})
+    record = record_of(await api.upsert(key, {}, external_id="v1"))
+    assert record["custom_object_fields"] == {"doc": document, "year": 1}
+
+
 async def test_a_merge_that_changes_nothing_is_told_so(api: Api, key: str) -> None:
     await patched(api, key, {"a": {"b": 1.0}})
     same = {"custom_object_fields": {"doc": {"a": {"b": 1.0, "c": None}}}}
@@ -86,6 +101,21 @@ async def test_a_document_is_bounded_by_the_record_after_the_merge(api: Api, key
     response = await api.upsert(key, {"custom_object_fields": {"doc": {"b": "y" * 13_000}}}, external_id="v1")
     assert list(problems_of(response)) == ["base"]
     assert await patched(api, key, {"a": None, "b": "y" * 13_000}) == {"b": "y" * 13_000}
+
+
+async def test_a_patch_that_no_record_could_hold_is_refused_before_it_is_written(
+    api: Api, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = {"custom_object_fields": {"doc": {f"k{number}": "x" * 100 for number in range(1000)}}}
+    nulls = {"custom_object_fields": {"doc": {f"k{number}": {"n": None} for number in range(5000)}}}
+    assert len(orjson.dumps(nulls)) > 2 * SIZE_LIMIT
+    with monkeypatch.context() as unwritten:
+        unwritten.setattr(api.running.service.records, "_writer", None)
+        for query in ({}, {"dry_run": "true"}):
+            response = await api.upsert(key, {"name": "x", **large}, external_id="v1", **query)
+            assert list(problems_of(response)) == ["base"]
+    response = await api.upsert(key, {"name": "x", **nulls}, external_id="v1")
+    assert list(problems_of(response)) == ["base"], "judged once it is merged"
 
 
 async def test_a_document_nested_deeper_than_a_body_may_be_is_refused(api: Api, key: str) -> None:

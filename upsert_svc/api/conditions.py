@@ -5,7 +5,7 @@ Refuses a header that is neither.
 
 import re
 
-from upsert_svc.body import Headers
+from upsert_svc.api.calls import Call
 from upsert_svc.errors import BadRequest
 from upsert_svc.writes import ANY, UNCONDITIONAL, Conditions
 
@@ -14,24 +14,22 @@ _TAGS = re.compile(rf"\s*{_TAG}\s*(?:,\s*{_TAG}\s*)*")
 _EACH = re.compile(_TAG)
 
 
-def conditions(headers: Headers) -> Conditions:
+def conditions(call: Call) -> Conditions:
     """What the request asks of the record that stands. Raises BadRequest.
 
     A weak tag is never the same as a strong one to If-Match, and as good as it to If-None-Match.
     """
-    if b"if-match" not in headers and b"if-none-match" not in headers:
+    if b"if-match" not in call.headers and b"if-none-match" not in call.headers:
         return UNCONDITIONAL
-    return Conditions(
-        _tags(headers, "If-Match", is_strict=True), _tags(headers, "If-None-Match", is_strict=False)
-    )
+    return Conditions(_tags(call, "If-Match", is_strict=True), _tags(call, "If-None-Match", is_strict=False))
 
 
-def _tags(headers: Headers, name: str, *, is_strict: bool) -> tuple[str, ...] | None:
-    """The tags that a header lists; None where it is absent."""
-    raw = headers.get(name.lower().encode())
-    if raw is None:
+def _tags(call: Call, name: str, *, is_strict: bool) -> tuple[str, ...] | None:
+    """The tags that a header lists, on one line or several; None where it is absent."""
+    lines = [value for header, value in call.scope["headers"] if header == name.lower().encode()]
+    if not lines:
         return None
-    text = raw.decode("latin-1").strip()
+    text = b", ".join(lines).decode("latin-1").strip()
     if text == ANY:
         return (ANY,)
     if not _TAGS.fullmatch(text):

@@ -19,24 +19,25 @@ _HEADER = b"idempotency-key"
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 
 
-def once_per_key(endpoint: Endpoint) -> Endpoint:
+def once_per_key(endpoint: Endpoint, *, has_dry_run: bool) -> Endpoint:
     """The endpoint, which answers a request that is sent again with its key as it did the first time."""
 
     def answered(call: Call) -> Awaitable[Response]:
-        if _HEADER in call.headers:
-            return _answered_once(endpoint, call)
-        return endpoint(call)  # and nothing was paid
+        if _HEADER not in call.headers:
+            return endpoint(call)  # and nothing was paid
+        key = call.headers[_HEADER]
+        if not _KEY.fullmatch(key):
+            raise BadRequest("Idempotency-Key must be 1 to 255 printable ASCII characters")
+        if has_dry_run and call.query.flag("dry_run"):
+            return endpoint(call)
+        return _answered_once(endpoint, call, key)
 
     return answered
 
 
-async def _answered_once(endpoint: Endpoint, call: Call) -> Response:
-    key = call.headers[_HEADER]
-    if not _KEY.fullmatch(key):
-        raise BadRequest("Idempotency-Key must be 1 to 255 printable ASCII characters")
-    if call.query.flag("dry_run"):
-        return await endpoint(call)
-    raw = await call.raw_body()
+async def _answered_once(endpoint: Endpoint, call: Call, key: bytes) -> Response:
+    is_deletion = call.scope["method"] == "DELETE"  # which does not look at its body
+    raw = b"" if is_deletion else await call.raw_body()
 
     async def perform(service: Service) -> Answer:
         response = await endpoint(replace(call, service=service, raw=raw))

@@ -31,7 +31,7 @@ async def update(call: Call) -> Response:
 
 
 async def _patched(call: Call, identifier: Identifier) -> Written:
-    dry_run, asked = call.query.flag("dry_run"), conditions(call.headers)
+    dry_run, asked = call.query.flag("dry_run"), conditions(call)
     patch = record_patch(await call.json())
     change = Change(identifier, patch, None, asked, dry_run)
     return await call.service.records.write(call.principal, call.path("key"), change)
@@ -50,7 +50,7 @@ async def _replaced(call: Call, identifier: Identifier) -> Response:
     if strategy is None:
         raise BadRequest("strategy must be force, merge or replace")
     dry_run, is_data_only = call.query.flag("dry_run"), call.query.flag("dataOnly")
-    asked = conditions(call.headers)
+    asked = conditions(call)
     patch = record_patch(await call.json(), empty_is_a_patch=False)
     change = Change(identifier, patch, strategy, asked, dry_run)
     result = await call.service.records.write(call.principal, call.path("key"), change)
@@ -58,7 +58,7 @@ async def _replaced(call: Call, identifier: Identifier) -> Response:
 
 
 async def show(call: Call) -> Response:
-    asked = conditions(call.headers)
+    asked = conditions(call)
     shown = await call.service.records.show(call.principal, call.path("key"), call.path("id"))
     if not asked.is_matched_by(shown.entity_tag):
         raise PreconditionFailed
@@ -76,7 +76,7 @@ async def delete_identified(call: Call) -> Response:
 
 
 async def _deleted(call: Call, identifier: Identifier) -> Response:
-    await call.service.records.delete(call.principal, call.path("key"), identifier, conditions(call.headers))
+    await call.service.records.delete(call.principal, call.path("key"), identifier, conditions(call))
     return answers.no_content()
 
 

@@ -14,6 +14,14 @@ from upsert_svc.errors import MethodNotAllowed
 ROOT = "/api/v2/custom_objects"
 OBJECT = f"{ROOT}/{{key}}"
 
+_WITH_DRY_RUN = (
+    records.upsert,
+    records.create,
+    records.update,
+    records.replace,
+    records.replace_identified,
+)
+
 # path → method → (endpoint, admins only); the first path that fits decides, and the busiest stand first
 TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
     f"{OBJECT}/records": {
@@ -59,7 +67,10 @@ def routes() -> list[tuple[Route, Mapping[str, Handler]]]:
 
 def _authenticated(methods: Mapping[str, tuple[Endpoint, bool]]) -> dict[str, Handler]:
     return {
-        method: called(endpoint if method == "GET" else once_per_key(endpoint), admin_only=admin_only)
+        method: called(
+            endpoint if method == "GET" else once_per_key(endpoint, has_dry_run=endpoint in _WITH_DRY_RUN),
+            admin_only=admin_only,
+        )
         for method, (endpoint, admin_only) in methods.items()
     }
 
