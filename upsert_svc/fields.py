@@ -245,17 +245,17 @@ class FieldValidator:
     """
 
     def __init__(self, fields: Iterable[FieldDefinition]) -> None:
-        self._fields: Mapping[str, FieldDefinition] = {field.key: field for field in fields}
+        self.fields: Mapping[str, FieldDefinition] = {field.key: field for field in fields}
         shape = {
             field.key: core_schema.typed_dict_field(_nullable_schema(field), required=False)
-            for field in self._fields.values()
+            for field in self.fields.values()
             if field.active
         }
         self._validator = SchemaValidator(core_schema.typed_dict_schema(shape, extra_behavior="forbid"))
 
     def ignorable(self, values: Mapping[str, Any]) -> list[str]:
         """The standard attributes among the values that no field is called by."""
-        return [key for key in values if key in STANDARD_ATTRIBUTES and key not in self._fields]
+        return [key for key in values if key in STANDARD_ATTRIBUTES and key not in self.fields]
 
     def judge(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values as they are stored, null where one is to be cleared.
@@ -270,7 +270,7 @@ class FieldValidator:
             raise RecordInvalid({key: [self._problem(key, values.get(key))] for key in keys}) from None
 
     def _problem(self, key: str, value: object) -> Problem:
-        field = self._fields.get(key)
+        field = self.fields.get(key)
         if field is None:
             return Problem(f"{key} is not a field of this object", "UnknownField")
         if not field.active:

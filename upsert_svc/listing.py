@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from upsert_svc.errors import BadRequest, TooManyValues
+from upsert_svc.fields import FieldDefinition
+from upsert_svc.filters import Arguments, FilterCompiler
 
 Item = TypeVar("Item")
 PAGE_SIZE_LIMIT = 100
@@ -133,8 +135,10 @@ class Order:
     descending: bool
 
 
-_BY_ID = (("r.record_id", "text"),)
-_BY_UPDATE = (("r.updated_at", "text::timestamptz"), *_BY_ID)  # the id settles ties
+_BY_ID = (("r.record_id", "text"),)  # settles ties
+_BY_UPDATE = (("r.updated_at", "text::timestamptz"), *_BY_ID)
+_BY_CREATION = (("r.created_at", "text::timestamptz"), *_BY_ID)
+_BY_NAME = (("r.name", "text"), *_BY_ID)
 
 ORDERS: Mapping[str, Order] = {
     order.name: order
@@ -145,14 +149,33 @@ ORDERS: Mapping[str, Order] = {
         Order("-updated_at", _BY_UPDATE, descending=True),
     )
 }
+SEARCH_ORDERS: Mapping[str, Order] = {
+    order.name: order
+    for order in (
+        *ORDERS.values(),
+        Order("created_at", _BY_CREATION, descending=False),
+        Order("-created_at", _BY_CREATION, descending=True),
+        Order("name", _BY_NAME, descending=False),
+        Order("-name", _BY_NAME, descending=True),
+    )
+}
 
 
-def order_named(name: str) -> Order:
+def order_named(name: str, orders: Mapping[str, Order] = ORDERS) -> Order:
     """The order that `sort` names, by id when it is empty. Raises BadRequest for any other."""
     try:
-        return ORDERS[name or "id"]
+        return orders[name or "id"]
     except KeyError:
-        raise BadRequest(f"sort must be one of {', '.join(ORDERS)}") from None
+        raise BadRequest(f"sort must be one of {', '.join(orders)}") from None
+
+
+@dataclass(frozen=True)
+class Search:
+    """A filter, to be compiled for the fields of one version of an object's definition."""
+
+    filter: Any
+    fields: Mapping[str, FieldDefinition]
+    version: int
 
 
 def records_query(
@@ -164,23 +187,26 @@ def records_query(
     external_ids: Sequence[str] | None,
     account_id: int,
     object_id: int,
+    search: Search | None = None,
 ) -> tuple[object, ...]:
-    """The statement for one page of records and its arguments, one row more than the page holds."""
-    arguments: list[object] = [account_id, object_id]
+    """The statement for one page of records and its arguments, one row more than the page holds.
+
+    Of a search it finds nothing when the definition is another one by now. Raises BadRequest.
+    """
+    arguments = Arguments(account_id, object_id)
     conditions: list[str] = []
-
-    def argument(value: object, cast: str) -> str:
-        arguments.append(value)
-        return f"${len(arguments)}::{cast}"
-
+    of_object = ""
     if ids is not None:
-        conditions.append(f"r.record_id = any ({argument(list(ids), 'text[]')})")
+        conditions.append(f"r.record_id = any ({arguments.add(list(ids), 'text[]')})")
     if external_ids is not None:
-        conditions.append(f"r.external_id = any ({argument(list(external_ids), 'text[]')})")
+        conditions.append(f"r.external_id = any ({arguments.add(list(external_ids), 'text[]')})")
+    if search is not None:
+        conditions.append(FilterCompiler(search.fields, arguments).condition(search.filter))
+        of_object = f"and o.version = {arguments.add(search.version, 'integer')}"
     descending = order.descending != page.backwards
     if page.position is not None:
         values = ", ".join(
-            argument(value, cast) for value, (_, cast) in zip(page.position, order.columns, strict=True)
+            arguments.add(value, cast) for value, (_, cast) in zip(page.position, order.columns, strict=True)
         )
         columns = ", ".join(column for column, _ in order.columns)
         conditions.append(f"({columns}) {'<' if descending else '>'} ({values})")
@@ -188,8 +214,9 @@ def records_query(
     fragments = {
         "/*conditions*/": "".join(f"\n          and {condition}" for condition in conditions),
         "/*order*/": f"order by {', '.join(f'{column} {direction}' for column, _ in order.columns)}",
-        "/*limit*/": f"limit {argument(page.size + 1, 'integer')}",
+        "/*limit*/": f"limit {arguments.add(page.size + 1, 'integer')}",
+        "/*object*/": of_object,
     }
     for comment, fragment in fragments.items():
         select = select.replace(comment, fragment)
-    return (select, *arguments)
+    return (select, *arguments.values)

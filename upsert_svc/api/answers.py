@@ -180,8 +180,18 @@ def usage(item: Usage) -> Response:
     return JsonResponse({"count": item.count, "limit": item.limit})
 
 
-def page(call: Call, name: str, listed: Listed[Any], resources: list[dict[str, Any]]) -> Response:
-    """One page of a listing, its items as resources, with the links to its neighbours."""
+def page(
+    call: Call,
+    name: str,
+    listed: Listed[Any],
+    resources: list[dict[str, Any]],
+    query: Mapping[str, str] | None = None,
+) -> Response:
+    """One page of a listing, its items as resources, with the links to its neighbours.
+
+    The query is the request's own unless one is given.
+    """
+    query = call.query if query is None else query
     return JsonResponse(
         {
             name: resources,
@@ -191,16 +201,16 @@ def page(call: Call, name: str, listed: Listed[Any], resources: list[dict[str, A
                 "before_cursor": listed.before_cursor,
             },
             "links": {
-                "next": _page_url(call, "page[after]", listed.after_cursor),
-                "prev": _page_url(call, "page[before]", listed.before_cursor),
+                "next": _page_url(call, query, "page[after]", listed.after_cursor),
+                "prev": _page_url(call, query, "page[before]", listed.before_cursor),
             },
         }
     )
 
 
-def _page_url(call: Call, parameter: str, cursor: str | None) -> str | None:
+def _page_url(call: Call, query: Mapping[str, str], parameter: str, cursor: str | None) -> str | None:
     if cursor is None:
         return None
-    kept = {name: value for name, value in call.query.items() if name not in _CURSOR_PARAMETERS}
+    kept = {name: value for name, value in query.items() if name not in _CURSOR_PARAMETERS}
     path = call.scope["path"].removeprefix("/api/v2/")
     return f"{call.url(*path.split('/'))}.json?{urlencode(kept | {parameter: cursor})}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from starlette.responses import Response
 
@@ -85,6 +86,30 @@ async def listing(call: Call) -> Response:
         call.principal, call.path("key"), call.service.cursors, call.query
     )
     return answers.page(call, "custom_object_records", listed, answers.records(call, listed.items))
+
+
+async def search(call: Call) -> Response:
+    query, filter_ = _searched(await call.json(), call.query)
+    listed = await call.service.records.page(
+        call.principal, call.path("key"), call.service.cursors, query, filter_
+    )
+    resources = answers.records(call, listed.items)
+    return answers.page(call, "custom_object_records", listed, resources, query)
+
+
+def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
+    """The query of a search, to which its body may add the page and the sort, and the filter."""
+    if not isinstance(body, dict) or body.get("filter") is None:
+        raise BadRequest("The body must be a JSON object with the key filter")
+    page = {} if body.get("page") is None else body["page"]
+    if not isinstance(page, dict):
+        raise BadRequest("page must be a JSON object")
+    added = {f"page[{name}]": page.get(name) for name in ("size", "after", "before")}
+    added["sort"] = body.get("sort")
+    if not all(value is None or type(value) in (str, int) for value in added.values()):
+        raise BadRequest("page and sort must be numbers or text")
+    asked = {name: str(value) for name, value in added.items() if value is not None}
+    return asked | dict(query), body["filter"]
 
 
 async def count(call: Call) -> Response:

@@ -13,6 +13,7 @@ from upsert_svc.errors import MethodNotAllowed
 
 ROOT = "/api/v2/custom_objects"
 OBJECT = f"{ROOT}/{{key}}"
+SEARCH = f"{OBJECT}/records/search"
 
 _WITH_DRY_RUN = (
     records.upsert,
@@ -32,6 +33,7 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
         "DELETE": (records.delete_identified, False),
     },
     f"{OBJECT}/records/count": {"GET": (records.count, False)},
+    SEARCH: {"POST": (records.search, False)},
     f"{OBJECT}/records/{{id}}": {
         "GET": (records.show, False),
         "PATCH": (records.update, False),
@@ -60,15 +62,17 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
 
 def routes() -> list[tuple[Route, Mapping[str, Handler]]]:
     """All routes of the service, in order, with the handler of each method."""
-    table = [(path, _authenticated(methods)) for path, methods in TABLE.items()]
+    table = [(path, _authenticated(path, methods)) for path, methods in TABLE.items()]
     table += [("/healthz", {"GET": health.alive}), ("/readyz", {"GET": health.ready})]
     return [(_route(path, handlers), handlers) for path, handlers in table]
 
 
-def _authenticated(methods: Mapping[str, tuple[Endpoint, bool]]) -> dict[str, Handler]:
+def _authenticated(path: str, methods: Mapping[str, tuple[Endpoint, bool]]) -> dict[str, Handler]:
     return {
         method: called(
-            endpoint if method == "GET" else once_per_key(endpoint, has_dry_run=endpoint in _WITH_DRY_RUN),
+            endpoint
+            if method == "GET" or path == SEARCH
+            else once_per_key(endpoint, has_dry_run=endpoint in _WITH_DRY_RUN),
             admin_only=admin_only,
         )
         for method, (endpoint, admin_only) in methods.items()
