@@ -420,3 +420,40 @@ async def test_a_body_without_a_filter_or_with_a_bad_page_is_a_bad_request(
 ) -> None:
     response = await api.client.post(f"/custom_objects/{many[0]}/records/search", json=body)
     assert response.status_code == 400
+
+
+# Autocompletion
+
+
+async def completed(api: Api, key: str, **query: Any) -> httpx.Response:
+    return await api.client.get(f"/custom_objects/{key}/records/autocomplete", params=query)
+
+
+async def test_a_name_is_completed_by_any_part_of_it_in_any_case(
+    api: Api, many: tuple[str, list[dict[str, Any]]]
+) -> None:
+    key, records = many
+    for part in ("stras", "A", "%", "_", "\\", "e\u0301", "' OR 1"):
+        expected = [record["id"] for record in records if folded(part) in folded(record["name"])]
+        assert expected
+        assert ids(await completed(api, key, name=part)) == expected[:100]
+    assert ids(await completed(api, key, name="none of them")) == []
+
+
+@pytest.mark.parametrize("query", [{}, {"name": ""}, {"name": "", "organization_id": 1, "field_id": "x"}])
+async def test_without_a_text_every_name_completes_it(
+    api: Api, many: tuple[str, list[dict[str, Any]]], query: dict[str, Any]
+) -> None:
+    key, records = many
+    assert ids(await completed(api, key, **query)) == [record["id"] for record in records][:100]
+
+
+async def test_completions_are_paged_by_their_links(api: Api, many: tuple[str, list[dict[str, Any]]]) -> None:
+    key, records = many
+    found = await completed(api, key, name="STRASSE", sort="-id", **{"page[size]": 100})
+    seen = ids(found)
+    while following := found.json()["links"]["next"]:
+        assert "name=STRASSE" in following
+        found = await api.client.get(following)
+        seen += ids(found)
+    assert seen == [record["id"] for record in reversed(records) if "strasse" in folded(record["name"])]

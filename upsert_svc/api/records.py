@@ -82,14 +82,19 @@ async def _deleted(call: Call, identifier: Identifier) -> Response:
 
 
 async def listing(call: Call) -> Response:
-    listed = await call.service.records.page(
-        call.principal, call.path("key"), call.service.cursors, call.query
-    )
-    return answers.page(call, "custom_object_records", listed, answers.records(call, listed.items))
+    return await _page(call, call.query)
 
 
 async def search(call: Call) -> Response:
     query, filter_ = _searched(await call.json(), call.query)
+    return await _page(call, query, filter_)
+
+
+async def autocomplete(call: Call) -> Response:
+    return await _page(call, call.query, {"name": {"$contains": call.query.get("name", "")}})
+
+
+async def _page(call: Call, query: Mapping[str, str], filter_: Any = None) -> Response:
     listed = await call.service.records.page(
         call.principal, call.path("key"), call.service.cursors, query, filter_
     )

@@ -34,6 +34,7 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
     },
     f"{OBJECT}/records/count": {"GET": (records.count, False)},
     SEARCH: {"POST": (records.search, False)},
+    f"{OBJECT}/records/autocomplete": {"GET": (records.autocomplete, False)},
     f"{OBJECT}/records/{{id}}": {
         "GET": (records.show, False),
         "PATCH": (records.update, False),
