@@ -10,7 +10,7 @@ that `$noteq`, `$notin` and `$notcontains` are the exact opposites of `$eq`, `$i
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -84,7 +84,10 @@ def _moment(value: Any) -> datetime:
     if not _TIME.fullmatch(text):
         raise ValueError
     moment = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
-    return moment if moment.tzinfo else datetime.fromisoformat(f"{moment.isoformat()}+00:00")
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError from None
 
 
 def _user(value: Any) -> int:

@@ -374,6 +374,8 @@ NAMED = {"name": {"$eq": "x"}}
         ({"custom_object_fields.multiselect": {"$eq": ["red"]}}, "$eq"),
         ({"custom_object_fields.json": {"$eq": 1}}, "$eq"),
         ({"created_at": {"$gt": "yesterday"}}, "must be a time"),
+        ({"created_at": {"$gt": "0001-01-01T00:00:00+23:59"}}, "must be a time"),
+        ({"updated_at": {"$lt": "9999-12-31T23:59:59-23:59"}}, "must be a time"),
         ({"created_by_user_id": {"$eq": "me"}}, "must be the id of a user"),
         ({"$and": {}}, "filter.$and must be a list"),
         ({"$or": []}, "filter.$or must be a list"),

@@ -31,6 +31,7 @@ async def aimed(api: Api) -> Target:
         {"key": "decimal", "type": "decimal"},
         {"key": "date", "type": "date"},
         {"key": "dropdown", "type": "dropdown", "custom_field_options": options},
+        {"key": "json", "type": "json"},
         {"key": "regexp", "type": "regexp", "regexp_for_validation": "^(a+)+$"},
         naming={"is_unique": True},
     )

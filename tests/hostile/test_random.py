@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-FIELDS = ["text", "integer", "decimal", "date", "dropdown", "regexp"]
+FIELDS = ["text", "integer", "decimal", "date", "dropdown", "regexp", "json"]
 DEFINING = [
     "properties",
     "is_unique",
@@ -72,7 +72,7 @@ async def require_answer(target: Target, method: str, path: str, query: Any, con
     response = await target.api.client.request(method, path, params=query, content=content)
     assert response.status_code < 500, response.text
     if response.is_error and response.status_code != 401:
-        assert set(response.json()) <= {"error", "description", "details"}
+        assert set(response.json()) <= {"error", "description", "details", "max_count"}
 
 
 def wrapped(wrapper: str) -> Any:
@@ -96,9 +96,52 @@ async def test_no_field_value_is_an_error_of_ours(target: Target, fields: Any) -
 
 @FEW
 @given(
+    fields=st.dictionaries(st.sampled_from(FIELDS), values, max_size=4),
+    strategy=st.sampled_from(["force", "merge", "replace"]),
+    tag=st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=8),
+)
+async def test_no_replacement_and_no_condition_is_an_error_of_ours(
+    target: Target, fields: Any, strategy: str, tag: str
+) -> None:
+    content = json.dumps({"custom_object_record": {"name": "Replaced", "custom_object_fields": fields}})
+    query = {"external_id": "replaced", "strategy": strategy}
+    await require_answer(target, "PUT", target.records, query, content.encode("utf-8", "surrogatepass"))
+    conditional = await target.api.client.put(
+        target.records,
+        params=query,
+        content=content.encode("utf-8", "surrogatepass"),
+        headers={b"If-Match": tag.encode("latin-1"), b"Idempotency-Key": tag.encode("latin-1")},
+    )
+    assert conditional.status_code < 500, conditional.text
+
+
+names = st.sampled_from(
+    [*(f"custom_object_fields.{field}" for field in FIELDS), "name", "id", "created_at", "created_by_user_id"]
+)
+operators = st.sampled_from(
+    ["$eq", "$noteq", "$in", "$notin", "$exists", "$contains", "$notcontains", "$gt", "$gte", "$lt", "$lte"]
+)
+moments = st.datetimes(timezones=st.timezones()).map(lambda moment: moment.isoformat())
+operands = scalars | moments | st.dates().map(str) | st.lists(scalars | moments, max_size=3)
+filters = st.recursive(
+    st.dictionaries(names, st.dictionaries(operators, operands, max_size=2), max_size=3),
+    lambda inner: st.dictionaries(st.sampled_from(["$and", "$or"]), st.lists(inner, max_size=3), max_size=2),
+    max_leaves=6,
+)
+
+
+@settings(FEW, max_examples=300)
+@given(filter_=filters | values)
+async def test_no_filter_is_an_error_of_ours(target: Target, filter_: Any) -> None:
+    content = json.dumps({"filter": filter_}).encode("utf-8", "surrogatepass")
+    await require_answer(target, "POST", f"{target.records}/search", {"sort": "-name"}, content)
+
+
+@FEW
+@given(
     field=st.fixed_dictionaries(
         {"key": st.text(max_size=5), "title": st.text(max_size=5), "type": st.sampled_from(WORDS)},
-        optional=dict.fromkeys(WORDS[10:18], values),
+        optional=dict.fromkeys(DEFINING, values),
     ),
     other=values,
 )

@@ -136,5 +136,5 @@ async def test_a_storm_of_patches_loses_no_key_of_a_document(
     api: Api, way: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Api, "way", way)
-    document, expected = await scenarios.writers_of_one_document(api, 100)
+    document, expected = await scenarios.writers_of_one_document(api, 60)
     assert document == expected
