@@ -156,6 +156,9 @@ select f.*, o.key as object_key, o.is_unique, o.autoincrement_enabled, o.autoinc
 -- (In PL/pgSQL, like the next: an SQL function in a generated column or a check is inlined anew at every statement.)
 create function name_key(p_name text) returns text language plpgsql immutable strict parallel safe as $$
 begin
+    if octet_length(p_name) = char_length(p_name) then
+        return lower(p_name collate "C");  -- the same for ASCII, and spares it the normalizations
+    end if;
     return normalize(casefold(normalize(p_name, nfc) collate pg_unicode_fast), nfc);
 end $$;
 

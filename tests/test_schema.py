@@ -116,6 +116,16 @@ async def test_two_records_cannot_have_one_unique_name_however_it_is_spelt(datab
         await _insert(database, "manual", record_id, "Straße")
 
 
+async def test_the_short_way_of_ascii_names_compares_them_by_the_same_rule(database: Any) -> None:
+    names = [chr(code) * 2 for code in range(1, 128)] + ["", "MiXeD 09_~", "Straße", "É", "e\u0301", "ǅ"]
+    differing = await database.fetch(
+        """select name from unnest($1::text[]) as name
+            where name_key(name) <> normalize(casefold(normalize(name, nfc) collate pg_unicode_fast), nfc)""",
+        names,
+    )
+    assert differing == []
+
+
 async def test_nobody_can_forge_what_a_unique_name_is_compared_by(database: Any) -> None:
     await _insert(database, "unique", 1, "Ford")
     with pytest.raises(asyncpg.GeneratedAlwaysError):

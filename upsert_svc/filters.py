@@ -213,7 +213,8 @@ class FilterCompiler:
             return f"{expression} {_ORDERING[operator]} {value}"
         if kind is _OPTIONS:
             return f"{expression} ? {value}"
-        return f"strpos(name_key({expression}), name_key({value})) > 0"
+        once = f"(select name_key({value}))"  # not for each record
+        return f"strpos(name_key({expression}), {once}) > 0"
 
 
 def _joined(word: str, parts: Iterable[str]) -> str:
