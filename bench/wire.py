@@ -7,6 +7,7 @@ and with the word that its answer must be: its Upsert-Result or, where it has no
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from random import choice, random
 from urllib.parse import quote
@@ -52,8 +53,8 @@ def requests(target: Target, errand: Errand) -> Iterator[Request]:
     return KINDS[errand.kind](target, errand)
 
 
-def _updates(target: Target, errand: Errand) -> Iterator[Request]:
-    template, keys = _by_external_id(target, errand.object_key), errand.keys
+def _updates(target: Target, errand: Errand, method: str = "PATCH") -> Iterator[Request]:
+    template, keys = _by_external_id(target, errand.object_key, method=method), errand.keys
     for value in count(errand.first_value):
         key = int(random() * keys) + 1
         yield template % (key, key, value), key, value, "updated"
@@ -78,13 +79,6 @@ def _refused(target: Target, errand: Errand) -> Iterator[Request]:
             yield broken % (key, key), 0, 0, "422"
         else:
             yield template % (key, key, value), key, value, "updated"
-
-
-def _replacements(target: Target, errand: Errand) -> Iterator[Request]:
-    template, keys = _by_external_id(target, errand.object_key, method="PUT"), errand.keys
-    for value in count(errand.first_value):
-        key = int(random() * keys) + 1
-        yield template % (key, key, value), key, value, "updated"
 
 
 def _creations(target: Target, errand: Errand) -> Iterator[Request]:
@@ -126,7 +120,7 @@ KINDS: dict[str, Callable[[Target, Errand], Iterator[Request]]] = {
     "update": _updates,
     "mixed": _mixed,
     "refused": _refused,
-    "replace": _replacements,
+    "replace": partial(_updates, method="PUT"),
     "create": _creations,
     "by name": _by_name,
     "spread": _spread,

@@ -140,25 +140,18 @@ _BY_UPDATE = (("r.updated_at", "text::timestamptz"), *_BY_ID)
 _BY_CREATION = (("r.created_at", "text::timestamptz"), *_BY_ID)
 _BY_NAME = (("r.name", "text"), *_BY_ID)
 
-ORDERS: Mapping[str, Order] = {
-    order.name: order
-    for order in (
-        Order("id", _BY_ID, descending=False),
-        Order("-id", _BY_ID, descending=True),
-        Order("updated_at", _BY_UPDATE, descending=False),
-        Order("-updated_at", _BY_UPDATE, descending=True),
-    )
-}
-SEARCH_ORDERS: Mapping[str, Order] = {
-    order.name: order
-    for order in (
-        *ORDERS.values(),
-        Order("created_at", _BY_CREATION, descending=False),
-        Order("-created_at", _BY_CREATION, descending=True),
-        Order("name", _BY_NAME, descending=False),
-        Order("-name", _BY_NAME, descending=True),
-    )
-}
+
+def _both_ways(columns_by_name: Mapping[str, tuple[tuple[str, str], ...]]) -> dict[str, Order]:
+    """Each order by its name, and the opposite under the name with a minus."""
+    orders: dict[str, Order] = {}
+    for name, columns in columns_by_name.items():
+        orders[name] = Order(name, columns, descending=False)
+        orders[f"-{name}"] = Order(f"-{name}", columns, descending=True)
+    return orders
+
+
+ORDERS = _both_ways({"id": _BY_ID, "updated_at": _BY_UPDATE})
+SEARCH_ORDERS = ORDERS | _both_ways({"created_at": _BY_CREATION, "name": _BY_NAME})
 
 
 def order_named(name: str, orders: Mapping[str, Order] = ORDERS) -> Order:
