@@ -48,12 +48,51 @@ update objects set purged_to = :purged_to where account_id = :account_id and obj
 -- Whatever was removed during the pass had it start again, so nothing is left.
 update objects set purged_to = '', removals = null where account_id = :account_id and object_id = :object_id;
 
+-- name: delete_history
+-- Part of the changes and tombstones of an object without records; answers how many.
+with changes_gone as (
+    delete from changes
+     where ctid = any (array(
+           select ctid from changes where account_id = :account_id and object_id = :object_id limit :limit))
+ returning 1),
+tombstones_gone as (
+    delete from tombstones
+     where ctid = any (array(
+           select ctid from tombstones where account_id = :account_id and object_id = :object_id limit :limit))
+ returning 1)
+select (select count(*) from changes_gone) + (select count(*) from tombstones_gone);
+
 -- name: finish_object
 delete from objects where account_id = :account_id and object_id = :object_id;
 
 -- name: forget_tombstones
-delete from tombstones where account_id = any (select account_id from accounts)
-   and deleted_at < now() - interval '30 days';
+-- With all changes of their records; answers how many.
+with recursive old as (
+    select * from tombstones
+     where account_id = any (select account_id from accounts) and deleted_at < now() - interval '30 days'
+     limit :limit),
+history as (
+    select account_id, object_id, record_id, changed_in as transaction_id, version from old
+     union all
+    select c.account_id, c.object_id, c.record_id, c.previous_transaction_id, c.version - 1
+      from history h
+     cross join lateral (
+           select * from changes
+            where account_id = h.account_id and object_id = h.object_id and transaction_id = h.transaction_id
+              and record_id = h.record_id and version = h.version
+           offset 0) as c
+     where c.previous_transaction_id is not null),
+history_gone as (
+    delete from changes c
+     using history h
+     where c.account_id = h.account_id and c.object_id = h.object_id and c.transaction_id = h.transaction_id
+       and c.record_id = h.record_id and c.version = h.version),
+gone as (
+    delete from tombstones t
+     using old
+     where t.account_id = old.account_id and t.object_id = old.object_id and t.record_id = old.record_id
+ returning 1)
+select count(*) from gone;
 
 -- name: forget_answers
 delete from idempotency_keys

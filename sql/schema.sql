@@ -189,6 +189,8 @@ create table records (
     external_id        text collate "C",
     fields             jsonb not null default '{}',
     name_key           text collate "C" generated always as (case when naming like 'unique:%' then name_key(name) end) stored,
+    -- the transaction of its last change
+    changed_in         xid8 not null default pg_current_xact_id(),
     primary key (account_id, object_id, record_id),
     constraint records_naming_fkey foreign key (account_id, object_id, naming)
         references objects (account_id, object_id, naming),
@@ -202,7 +204,7 @@ create unique index records_external_id_key on records (account_id, object_id, e
 create unique index records_name_key_key on records (account_id, object_id, name_key) where name_key is not null;
 create unique index records_number_key on records (account_id, object_id, number) where number is not null;
 
--- What is left of a deleted record, for those who follow along.
+-- What is left of a deleted record, for those who follow along: for thirty days, and its changes as long.
 create table tombstones (
     account_id         integer not null,
     object_id          integer not null,
@@ -211,9 +213,39 @@ create table tombstones (
     external_id        text,
     deleted_at         timestamptz not null default now(),
     deleted_by_user_id integer not null,
+    fields             jsonb not null default '{}',
+    version            bigint not null default 1,  -- of the change that deleted it
+    created_at         timestamptz not null default now(),
+    created_by_user_id integer not null,
+    changed_in         xid8 not null default pg_current_xact_id(),
     primary key (account_id, object_id, record_id)
 );
 create index tombstones_deleted_at_idx on tombstones (account_id, deleted_at);
+
+-- A row a write that changed something: who, when, and what the record became. Record events and the incremental
+-- export read it. It is kept as long as its record or tombstone.
+--
+-- The rows of an object are in the order of their transactions, because whoever follows along may read up to the
+-- oldest transaction under way and has missed nothing. Each leads to the one before it of its record, so that
+-- the table needs no second index, whose pages every update would touch at random.
+create table changes (
+    account_id              integer not null,
+    object_id               integer not null,
+    transaction_id          xid8 not null default pg_current_xact_id(),
+    previous_transaction_id xid8,     -- of the record's change before; null of the first
+    changed_at              timestamptz not null,
+    version                 bigint not null,
+    user_id                 integer not null,
+    kind                    text not null,
+    record_id               text collate "C" not null,
+    -- as they became, or were when the record was deleted
+    name                    text not null,
+    external_id             text,
+    -- All that the record was created with; the values that a later write sent, changed or not, null where cleared.
+    fields                  jsonb,
+    primary key (account_id, object_id, transaction_id, record_id, version),
+    constraint changes_kind_check check (kind in ('created', 'updated', 'deleted'))
+);
 
 -- The answers to requests that came with an Idempotency-Key, for a day. Each is committed with what it tells of.
 create table idempotency_keys (
@@ -272,7 +304,8 @@ create type record_change as (
     version            bigint,
     updated_at         timestamptz,
     updated_by_user_id integer,
-    definition_version integer
+    definition_version integer,
+    sent               jsonb     -- what the change tells of the fields
 );
 
 -- A record's fields without what its object's definition removed since the record was written.
@@ -363,6 +396,40 @@ begin
     return v_fields - array(select key from jsonb_each(v_fields) where value = 'null');
 end $$;
 
+-- The first transaction of an object's changes that may be of a time or later: transactions begin in the order of
+-- their ids, so half of those left are out of the question with each look.
+create function first_transaction_since(p_account_id integer, p_object_id integer, p_time timestamptz) returns xid8
+language plpgsql stable as $$
+declare
+    v_low   bigint := (select min(transaction_id)::text from changes
+                        where account_id = p_account_id and object_id = p_object_id);
+    v_high  bigint := (select max(transaction_id)::text from changes
+                        where account_id = p_account_id and object_id = p_object_id);
+    v_middle bigint;
+    v_found record;
+begin
+    while v_low < v_high loop
+        v_middle := v_low + (v_high - v_low) / 2;
+        select transaction_id::text::bigint as transaction_id, changed_at into v_found
+          from changes
+         where account_id = p_account_id and object_id = p_object_id and transaction_id >= v_middle::text::xid8
+         order by transaction_id
+         limit 1;
+        if v_found.changed_at < p_time then
+            v_low := v_found.transaction_id + 1;
+        else
+            v_high := v_middle;
+        end if;
+    end loop;
+    -- never past a transaction under way, whose changes are not to be seen yet
+    return least(coalesce(v_low, 0)::text::xid8, pg_snapshot_xmin(pg_current_snapshot()));
+end $$;
+
+-- What a change tells of fields that were replaced or merged level by level: the new ones, null where one is gone.
+create function replaced_fields(p_old jsonb, p_new jsonb) returns jsonb
+language sql immutable parallel safe
+return coalesce((select jsonb_object_agg(key, null) from jsonb_object_keys(p_old) as key), '{}') || p_new;
+
 -- The places where a value would replace one of another JSON type, level by level in objects. Null on either side
 -- never conflicts, nor does what is only on one.
 create function type_conflicts(p_old jsonb, p_new jsonb, p_place text default null) returns text[]
@@ -436,7 +503,9 @@ begin
                    j.version, j.created_at, j.updated_at, j.created_by_user_id, j.updated_by_user_id)::written_record),
            array_agg(
                row(j.place, j.fields, j.name, j.external_id, j.version, j.updated_at, j.updated_by_user_id,
-                   j.definition_version)::record_change) filter (where j.outcome = 'updated')
+                   j.definition_version,
+                   case when j.strategy is null and j.json_fields is null then j.patch
+                        else replaced_fields(j.old_fields, j.fields) end)::record_change) filter (where j.outcome = 'updated')
       into v_results, v_changes
       from (select m.*, o.outcome,
                    m.old_version + (o.outcome = 'updated')::integer as version,
@@ -525,12 +594,20 @@ begin
 
     if v_changes is not null then
         -- The locks hold the records where they are.
-        update records r
-           set fields = c.fields, name = c.name, external_id = c.external_id, version = c.version,
-               updated_at = c.updated_at, updated_by_user_id = c.updated_by_user_id,
-               definition_version = c.definition_version
-          from unnest(v_changes) as c
-         where r.ctid = c.place;
+        with updated as (
+            update records r
+               set fields = c.fields, name = c.name, external_id = c.external_id, version = c.version,
+                   updated_at = c.updated_at, updated_by_user_id = c.updated_by_user_id,
+                   definition_version = c.definition_version, changed_in = pg_current_xact_id()
+              from unnest(v_changes) as c
+             where r.ctid = c.place
+         returning new.account_id, new.object_id, old.changed_in as previous_transaction_id, new.updated_at,
+                   new.version, new.updated_by_user_id, new.record_id, new.name, new.external_id, c.sent)
+        insert into changes (account_id, object_id, previous_transaction_id, changed_at, version, user_id, kind,
+                             record_id, name, external_id, fields)
+        select account_id, object_id, previous_transaction_id, updated_at, version, updated_by_user_id, 'updated',
+               record_id, name, external_id, sent
+          from updated;
         get diagnostics v_changed = row_count;
         if v_changed <> cardinality(v_changes) then
             perform rivals_interfered();
@@ -618,7 +695,13 @@ begin
           from numbered n
          order by n.object_id, n.external_id, n.name
             on conflict do nothing
-     returning r.record_id, r.object_id, r.number),
+     returning r.*),
+    told as (
+        insert into changes (account_id, object_id, changed_at, version, user_id, kind,
+                             record_id, name, external_id, fields)
+        select account_id, object_id, created_at, version, created_by_user_id, 'created',
+               record_id, name, external_id, fields
+          from written),
     -- Numbers between those written would be burnt when a rival took an identifier just now.
     raised as (
         update counters c
@@ -727,7 +810,8 @@ create function delete_record(p_account_id integer, p_object_id integer, p_by te
                               p_user_id integer, p_if_match text[], p_if_none_match text[])
 returns text language plpgsql as $$
 declare
-    v_record records;
+    v_record    records;
+    v_tombstone tombstones;
 begin
     loop
         select r.* into v_record
@@ -750,8 +834,16 @@ begin
     end if;
     delete from records
      where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
-    insert into tombstones (account_id, object_id, record_id, name, external_id, deleted_by_user_id)
-    values (p_account_id, p_object_id, v_record.record_id, v_record.name, v_record.external_id, p_user_id);
+    insert into tombstones (account_id, object_id, record_id, name, external_id, deleted_at, deleted_by_user_id,
+                            fields, version, created_at, created_by_user_id)
+    values (p_account_id, p_object_id, v_record.record_id, v_record.name, v_record.external_id,
+            greatest(clock_timestamp(), v_record.updated_at), p_user_id,
+            v_record.fields, v_record.version + 1, v_record.created_at, v_record.created_by_user_id)
+    returning * into v_tombstone;
+    insert into changes (account_id, object_id, previous_transaction_id, changed_at, version, user_id, kind,
+                         record_id, name, external_id)
+    values (p_account_id, p_object_id, v_record.changed_in, v_tombstone.deleted_at, v_tombstone.version,
+            p_user_id, 'deleted', v_record.record_id, v_record.name, v_record.external_id);
     return 'deleted';
 end $$;
 
@@ -770,3 +862,4 @@ grant select on accounts, users, tokens, service_keys, described_fields to upser
 grant update (last_id) on accounts to upsert_svc;
 grant select, insert, update, delete on objects, fields, counters, records, tombstones, idempotency_keys
    to upsert_svc;
+grant select, insert, delete on changes to upsert_svc;

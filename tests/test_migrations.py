@@ -3,7 +3,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from harness import Cluster
+from harness import Api, Cluster, record_of, running
 
 from upsert_svc import migrations, sql
 
@@ -38,3 +38,39 @@ async def test_a_step_that_fails_leaves_nothing_behind(
     connection = await asyncpg.connect(url)
     assert await connection.fetchval("select count(*) from pg_tables where schemaname = 'public'") == 0
     await connection.close()
+
+
+async def test_the_changes_of_a_dump_count_as_older_than_what_its_new_cluster_writes(
+    cluster: Cluster,
+) -> None:
+    url = await cluster.new_database()
+    async with running(url) as service:
+        api = Api(service, await service.token())
+        async with api.client, service.sql() as connection:
+            key = await api.new_object({"key": "n", "type": "integer"})
+            for number in range(3):
+                record = record_of(
+                    await api.upsert(
+                        key, {"custom_object_fields": {"n": number}, "name": "a"}, external_id="v1"
+                    )
+                )
+            path = f"/custom_objects/{key}/records/{record['id']}/events"
+            events = (await api.client.get(path)).json()
+            # as if they came from a cluster that has seen many more transactions
+            await connection.execute(
+                """update changes
+                      set transaction_id = (transaction_id::text::bigint + 1000000000)::text::xid8,
+                          previous_transaction_id
+                              = (previous_transaction_id::text::bigint + 1000000000)::text::xid8;
+                   update records set changed_in = (changed_in::text::bigint + 1000000000)::text::xid8"""
+            )
+            export = f"/incremental/custom_objects/{key}/cursor"
+            await api.create(key, name="unseen")
+            assert (await api.client.get(path)).json() == events
+            await migrations.migrate(url)
+            assert (await api.client.get(path)).json() == events
+            page = (await api.client.get(export, params={"start_time": 0})).json()
+            assert [item["name"] for item in page["custom_object_records"]] == ["a", "unseen"]
+            await api.create(key, name="later")
+            page = (await api.client.get(export, params={"cursor": page["after_cursor"]})).json()
+            assert [item["name"] for item in page["custom_object_records"]] == ["later"]

@@ -52,16 +52,18 @@ class Cursors:
         payload = orjson.dumps(list(position))
         return base64.urlsafe_b64encode(self._signature(scope, payload) + payload).decode().rstrip("=")
 
-    def position(self, scope: str, cursor: str) -> tuple[Any, ...]:
+    def position(
+        self, scope: str, cursor: str, parameter: str = "page[after] or page[before]"
+    ) -> tuple[Any, ...]:
         """The position of a cursor. Raises BadRequest unless it was signed for this scope."""
         try:
             padded = cursor[:_CURSOR_LIMIT].encode("ascii") + b"=" * (-len(cursor) % 4)
             signed = base64.b64decode(padded, altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
-            raise _bad_cursor() from None
+            raise _bad_cursor(parameter) from None
         signature, payload = signed[:_SIGNATURE_BYTES], signed[_SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._signature(scope, payload)):
-            raise _bad_cursor()
+            raise _bad_cursor(parameter)
         return tuple(orjson.loads(payload))
 
     def _signature(self, scope: str, payload: bytes) -> bytes:
@@ -69,8 +71,8 @@ class Cursors:
         return hmac.digest(self._secret, message, hashlib.sha256)[:_SIGNATURE_BYTES]
 
 
-def _bad_cursor() -> BadRequest:
-    return BadRequest("page[after] or page[before] is not a cursor of this listing")
+def _bad_cursor(parameter: str) -> BadRequest:
+    return BadRequest(f"{parameter} is not a cursor of this listing")
 
 
 def requested(query: Mapping[str, str], cursors: Cursors, scope: str) -> Page:

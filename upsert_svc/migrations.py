@@ -18,6 +18,20 @@ create table if not exists schema_migrations (
     applied_at timestamptz not null default now()
 )"""
 
+# A dump that was restored into another cluster brings transaction ids that this one has yet to reach. All
+# that came along counts as older than whatever is written from now on: '3' is the first of every cluster.
+_ARE_CHANGES_AHEAD = """
+select exists (
+       select from objects o
+        where (select max(c.transaction_id) from changes c
+                where c.account_id = o.account_id and c.object_id = o.object_id) > pg_current_xact_id())"""
+_REBASE = """
+update changes
+   set transaction_id = '3',
+       previous_transaction_id = case when previous_transaction_id is not null then '3'::xid8 end;
+update records set changed_in = '3';
+update tombstones set changed_in = '3';"""
+
 
 class MigrationError(Exception):
     """The database cannot be brought to this version's schema; the message says why."""
@@ -35,7 +49,10 @@ async def migrate(url: str) -> list[str]:
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(_CREATE_LEDGER)
         texts = {step.stem: step.read_text(encoding="utf-8") for step in steps()}
-        return [name for name, text in texts.items() if await _apply(connection, name, text)]
+        applied = [name for name, text in texts.items() if await _apply(connection, name, text)]
+        if await connection.fetchval(_ARE_CHANGES_AHEAD):
+            await connection.execute(_REBASE)
+        return applied
 
 
 async def bootstrap(url: str, settings: Settings) -> None:

@@ -39,14 +39,16 @@ async def step(pool: Connections, batch: int = BATCH) -> bool:
     async with pool.transaction() as connection:
         claimed = await connection.fetchrow(*_SQL.claim())
         if claimed is None:
-            await connection.execute(*_SQL.forget_tombstones())
-            forgotten = await connection.execute(*_SQL.forget_answers(limit=_ANSWERS))
-            return forgotten == f"DELETE {_ANSWERS}"
+            tombstones = await connection.fetchval(*_SQL.forget_tombstones(limit=batch))
+            answers = await connection.execute(*_SQL.forget_answers(limit=_ANSWERS))
+            return tombstones == batch or answers == f"DELETE {_ANSWERS}"
         ids = {"account_id": claimed["account_id"], "object_id": claimed["object_id"]}
         part = {**ids, "purged_to": claimed["purged_to"], "limit": batch}
         if claimed["deleted_at"] is not None:
             last_id = await connection.fetchval(*_SQL.delete_records(**part))
             finish = _SQL.finish_object
+            if last_id is None and await connection.fetchval(*_SQL.delete_history(**ids, limit=batch)) > 0:
+                return True
         else:
             removed = {"version": claimed["version"], "removals": claimed["removals"]}
             last_id = await connection.fetchval(*_SQL.strip_removed(**part, **removed))

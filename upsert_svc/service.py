@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from upsert_svc import idempotency
 from upsert_svc.auth import Authenticator
+from upsert_svc.changes import Changes
 from upsert_svc.coalesce import Direct, Gatherer, Writer
 from upsert_svc.database import Connection, Database
 from upsert_svc.idempotency import Answer, IdempotentRequest
@@ -29,6 +30,7 @@ class Service:
     objects: Objects
     object_fields: ObjectFields
     records: Records
+    changes: Changes
     reader: Reader
     gatherer: Gatherer
 
@@ -94,6 +96,7 @@ def _assembled(
     reader: Reader,
     gatherer: Gatherer,
 ) -> Service:
+    records = Records(database, object_types, writer, reader)
     return Service(
         settings=settings,
         database=database,
@@ -104,7 +107,8 @@ def _assembled(
             database, object_types, object_limit=settings.object_limit, record_limit=settings.record_limit
         ),
         object_fields=ObjectFields(database, object_types, field_limit=settings.field_limit),
-        records=Records(database, object_types, writer, reader),
+        records=records,
+        changes=Changes(database.records, records),
         reader=reader,
         gatherer=gatherer,
     )

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from upsert_svc.api.calls import Call
 from upsert_svc.api.conditions import quoted
+from upsert_svc.changes import Event, ExportPage
 from upsert_svc.errors import ServiceError
 from upsert_svc.listing import Listed
 from upsert_svc.object_fields import NAME_FIELD, FieldRow
@@ -148,6 +149,43 @@ def _record(object_key: str, records_url: str, item: Record) -> dict[str, Any]:
 def _records_url(call: Call) -> str:
     """The address of an object's records; the key of an object that stands needs no quoting."""
     return f"{call.root_url()}/custom_objects/{call.scope['path_params']['key']}/records"
+
+
+def event(item: Event) -> dict[str, Any]:
+    """One write of a record."""
+    return {
+        "id": f"{item.record_id}.{item.version}",
+        "type": f"record_{item.kind}",
+        "source": "zendesk",
+        "description": f"Record {item.kind}",
+        "actor": {"type": "user", "id": str(item.user_id)},
+        "properties": {"version": item.version, "changes": _json(item.attributes)},
+        "created_at": item.changed_at,
+        "received_at": item.changed_at,
+    }
+
+
+def exported(call: Call, page: ExportPage, *, excludes_deleted: bool) -> Response:
+    """One page of an incremental export, with the address of the next where there is one by now."""
+    asked = {"cursor": page.after_cursor} | {
+        name: call.query[name] for name in ("per_page", "filter[exclude_deleted]") if name in call.query
+    }
+    path = call.scope["path"].removeprefix("/api/v2/")
+    next_url = f"{call.url(*path.split('/'))}.json?{urlencode(asked)}"
+    return JsonResponse(
+        {
+            "custom_object_records": [
+                record(call, item.record) | {"deleted_at": item.deleted_at} for item in page.items
+            ],
+            "after_cursor": page.after_cursor,
+            "after_url": next_url if page.has_more else None,
+            "before_cursor": None,
+            "before_url": None,
+            "end_of_stream": not page.has_more,
+            "filter": {"exclude_deleted": excludes_deleted},
+            "meta": {"has_more": page.has_more},
+        }
+    )
 
 
 def shown(call: Call, item: Shown) -> Response:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from upsert_svc.api import fields, health, objects, records
+from upsert_svc.api import changes, fields, health, objects, records
 from upsert_svc.api.calls import Endpoint, Handler, called
 from upsert_svc.api.idempotent import once_per_key
 from upsert_svc.errors import MethodNotAllowed
@@ -41,6 +41,8 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
         "PUT": (records.replace, False),
         "DELETE": (records.delete, False),
     },
+    f"{OBJECT}/records/{{id}}/events": {"GET": (changes.events, False)},
+    "/api/v2/incremental/custom_objects/{key}/cursor": {"GET": (changes.export, False)},
     ROOT: {"GET": (objects.listing, False), "POST": (objects.create, True)},
     f"{ROOT}/limits/object_limit": {"GET": (objects.object_limit, False)},
     f"{ROOT}/limits/record_limit": {"GET": (objects.record_limit, False)},
