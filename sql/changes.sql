@@ -1,8 +1,9 @@
 -- name: events
 -- A page of the changes of a record that stands, oldest first or newest first, each with the attributes that it
--- changed. What was sent with the value that it had already is left out.
+-- changed. What was sent with the value that it had already is left out. Of a record with very many changes the
+-- latest are told, so that it can be read at all.
 with recursive history as (
-    select c.*
+    select c.*, 1 as depth
       from (select * from objects where account_id = :account_id and key = :object_key and deleted_at is null
             offset 0) as o
      cross join lateral (
@@ -15,14 +16,15 @@ with recursive history as (
               and record_id = r.record_id and version = r.version
            offset 0) as c
      union all
-    select c.*
+    select c.*, h.depth + 1
       from history h
      cross join lateral (
            select * from changes
             where account_id = h.account_id and object_id = h.object_id
               and transaction_id = h.previous_transaction_id
               and record_id = h.record_id and version = h.version - 1
-           offset 0) as c),
+           offset 0) as c
+     where h.depth < :depth_limit),
 told as (
     select h.version, h.kind, h.user_id, h.changed_at, a.attribute, a.value,
            coalesce(lag(a.value) over (partition by a.attribute order by h.version), 'null') as previous
@@ -44,66 +46,66 @@ having case when :is_descending then version < :position else version > :positio
  limit :limit;
 
 -- name: latest
--- The records and tombstones whose last change is among the next ones, in the order of their changes; and how far
--- it looked, also where it found none. A change that another followed is passed over: its record comes later.
--- What a transaction under way writes is not shown before all earlier transactions have ended.
-with object as materialized (
-    select * from objects where account_id = :account_id and key = :object_key and deleted_at is null),
-scanned as materialized (
-    select c.transaction_id, c.record_id, c.version, c.changed_at, c.object_id
-      from object o
-     cross join lateral (
-           select * from changes
-            where account_id = o.account_id and object_id = o.object_id
-              and (transaction_id, record_id, version)
-                  > (:transaction_id::text::xid8, :record_id::text, :version::bigint)
-              and transaction_id < pg_snapshot_xmin(pg_current_snapshot())
-            order by transaction_id, record_id, version
-            limit :scan_limit) as c),
-latest as (
+-- The records and tombstones whose last change is among the next ones, in the order of their changes; and, where
+-- these do not fill the page, how far it looked. A change that another followed is passed over: its record comes
+-- later. What a transaction under way writes is not shown before all earlier transactions have ended.
+with latest as materialized (
     select s.transaction_id, l.*
-      from scanned s
-     cross join object o
+      from (select * from changes
+             where account_id = :account_id and object_id = :object_id
+               and (transaction_id, record_id, version) > (:transaction_id::text::xid8, :record_id::text, :version::bigint)
+               and transaction_id < pg_snapshot_xmin(pg_current_snapshot())
+             order by transaction_id, record_id, version
+             limit :scan_limit) as s
+     cross join lateral (
+           select null_fields, inactive_fields, removals from objects
+            where account_id = s.account_id and object_id = s.object_id
+           offset 0) as o
      cross join lateral (
            select r.record_id, r.name, r.external_id,
                   shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
                   r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id,
                   null::timestamptz as deleted_at
              from records r
-            where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = s.record_id
-              and r.version = s.version
+            where r.account_id = s.account_id and r.object_id = s.object_id and r.record_id = s.record_id
+              and r.version = s.version and s.kind <> 'deleted'
             union all
            select t.record_id, '[DELETED]', t.external_id,
                   coalesce((select jsonb_object_agg(key, '[DELETED]') from jsonb_object_keys(o.null_fields) as key),
                            '{}'),
                   t.version, t.created_at, t.deleted_at, t.created_by_user_id, t.deleted_by_user_id, t.deleted_at
              from tombstones t
-            where t.account_id = o.account_id and t.object_id = o.object_id and t.record_id = s.record_id
-              and t.version = s.version and t.deleted_at > now() - interval '30 days'
+            where t.account_id = s.account_id and t.object_id = s.object_id and t.record_id = s.record_id
+              and s.kind = 'deleted' and t.deleted_at > now() - interval '30 days'
               and not :exclude_deleted::boolean) as l
      where s.changed_at >= :since::timestamptz
-     order by s.transaction_id, s.record_id
+     order by s.transaction_id, s.record_id, s.version
      limit :limit),
 reached as (
-    select count(*) as scanned_count, max(transaction_id)::text as transaction_id,
-           (array_agg(record_id order by transaction_id desc, record_id desc, version desc))[1] as record_id,
-           (array_agg(version order by transaction_id desc, record_id desc, version desc))[1] as version
-      from scanned)
+    select transaction_id, record_id, version,
+           row_number() over (order by transaction_id, record_id, version) as scanned_count
+      from (select * from changes
+             where account_id = :account_id and object_id = :object_id
+               and (transaction_id, record_id, version) > (:transaction_id::text::xid8, :record_id::text, :version::bigint)
+               and transaction_id < pg_snapshot_xmin(pg_current_snapshot())
+               and (select count(*) from latest) < :limit
+             order by transaction_id, record_id, version
+             limit :scan_limit) as s
+     order by transaction_id desc, record_id desc, version desc
+     limit 1)
 select l.record_id, l.name, l.external_id, l.fields, l.version, l.created_at, l.updated_at,
        l.created_by_user_id, l.updated_by_user_id, l.deleted_at, l.transaction_id::text as transaction_id,
-       s.scanned_count, s.transaction_id as reached_transaction_id, s.record_id as reached_record_id,
-       s.version as reached_version
-  from object
- cross join reached s
+       r.scanned_count, r.transaction_id::text as reached_transaction_id, r.record_id as reached_record_id,
+       r.version as reached_version
+  from (values (1)) as always
+  left join reached r on true
   left join latest l on true
- order by l.transaction_id, l.record_id;
+ order by l.transaction_id, l.record_id, l.version;
 
 -- name: first_since
 -- The transaction to begin with for the changes since a time. Transactions begin in the order of their ids, and
 -- write for some minutes at most.
-select first_transaction_since(o.account_id, o.object_id, :since::timestamptz - interval '10 minutes')::text
-  from objects o
- where o.account_id = :account_id and o.key = :object_key and o.deleted_at is null;
+select first_transaction_since(:account_id, :object_id, :since::timestamptz - interval '10 minutes')::text;
 
 -- name: timeline
 -- Where transaction ids mean what they mean: another cluster, or one restored to an earlier time, gives them anew.

@@ -270,7 +270,9 @@ async def test_a_plain_patch_or_replacement_pays_for_no_document_strategy_or_con
             $3, null, null, null)::record_write]))"""
     assert await database.fetchval(writing, "e", "x", None) == "updated"
     assert await database.fetchval(writing, "new", "y", None) == "created"
-    spared = {"type_conflicts", "resulting_fields", "merge_patch", "entity_tag", "live_fields"}
+    spared = {
+        "type_conflicts", "resulting_fields", "replaced_fields", "merge_patch", "entity_tag", "live_fields",
+    }  # fmt: skip
     assert not spared & await _called(database)
     assert await database.fetchval(writing, "e", "z", "force") == "unchanged"
     assert not spared & await _called(database)
@@ -297,6 +299,27 @@ async def test_a_reading_finds_its_object_by_the_whole_key(database: Any, name: 
         "objects": "object_id = |key = ",
         "records": "record_id = " if name == "show" else "object_id = ",
     }
+    assert all(re.search(whole_keys[table], condition) for table, condition in scans), scans
+
+
+@pytest.mark.parametrize("name", ["events", "latest"])
+async def test_changes_are_read_by_their_one_index(database: Any, name: str) -> None:
+    statement = sql.load("changes").by_name[name]
+    arguments = {
+        "events": "1, 'unique', 'x', 10, false, 0, 101",
+        "latest": "1, 2, '3', '', 0, 10000, false, now(), 1001",
+    }
+    scans = await _scans(database, statement.text, arguments[name])
+    whole_keys = {
+        "objects": "key = |object_id = ",
+        "records": "record_id = ",
+        "tombstones": "record_id = ",
+        "changes": "transaction_id = .*record_id = .*version = "
+        if name == "events"
+        else r"ROW\(tra.*transaction_id <",
+    }
+    tables = {"events": {"objects", "records", "changes"}, "latest": set(whole_keys)}
+    assert {table for table, _ in scans} == tables[name]
     assert all(re.search(whole_keys[table], condition) for table, condition in scans), scans
 
 

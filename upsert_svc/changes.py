@@ -4,17 +4,20 @@ Both read the rows that the writing functions leave in `changes` (sql/schema.sql
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from upsert_svc import listing, sql
 from upsert_svc.database import Connections
-from upsert_svc.errors import BadRequest, RecordNotFound
+from upsert_svc.errors import BadRequest
+from upsert_svc.object_types import ObjectTypes
+from upsert_svc.reads import Row
 from upsert_svc.records import Records
 from upsert_svc.tokens import Principal
 from upsert_svc.writes import Record
 
+EVENT_LIMIT = 10_000
 EXPORT_SIZE_LIMIT = 1000
 # A page looks at no more changes than this many times its size, so that a record written a million times
 # makes pages short and not slow.
@@ -65,8 +68,9 @@ class _Position(NamedTuple):
 class Changes:
     """The changes of all accounts' records; each call speaks for one Principal and stays in its account."""
 
-    def __init__(self, pool: Connections, records: Records) -> None:
+    def __init__(self, pool: Connections, object_types: ObjectTypes, records: Records) -> None:
         self._pool = pool
+        self._object_types = object_types
         self._records = records
 
     async def events(
@@ -95,6 +99,7 @@ class Changes:
                     account_id=principal.account_id,
                     object_key=object_key,
                     record_id=record_id,
+                    depth_limit=EVENT_LIMIT,
                     is_descending=is_descending,
                     position=position,
                     limit=page.size + 1,
@@ -118,15 +123,22 @@ class Changes:
         again when it changed again. Raises BadRequest, RecordNotFound.
         """
         size = _export_size(query.get("per_page", ""))
+        object_type = await self._object_types.confirmed(
+            await self._object_types.get(principal.account_id, object_key)
+        )
+        place = {"account_id": principal.account_id, "object_id": object_type.object_id}
         async with self._pool.connection() as connection:
             timeline = await connection.fetchval(*_SQL.timeline())
-        scope = f"changes {principal.account_id} {object_key} {timeline}"
-        position = await self._position(principal, object_key, cursors, scope, query)
-        async with self._pool.connection() as connection:
+            scope = f"changes {principal.account_id} {object_type.object_id} {timeline}"
+            if cursor := query.get("cursor", ""):
+                position = _Position._make(cursors.position(scope, cursor, "cursor"))
+            else:
+                since = _start_time(query.get("start_time", ""))
+                first = _SQL.first_since(**place, since=datetime.fromtimestamp(since, UTC))
+                position = _Position(await connection.fetchval(*first), "", 0, since)
             rows = await connection.fetch(
                 *_SQL.latest(
-                    account_id=principal.account_id,
-                    object_key=object_key,
+                    **place,
                     transaction_id=position.transaction_id,
                     record_id=position.record_id,
                     version=position.version,
@@ -136,46 +148,30 @@ class Changes:
                     limit=size + 1,
                 )
             )
-        if not rows:
-            raise RecordNotFound
-        reached = rows[0]
-        found = [row for row in rows if row["record_id"] is not None]
-        has_more = len(found) > size or reached["scanned_count"] == size * _SCANNED_PER_RECORD
-        if len(found) > size:
-            last = found[size - 1]
-            position = _Position(last["transaction_id"], last["record_id"], last["version"], position.since)
-        elif reached["scanned_count"]:
-            position = _Position(
-                reached["reached_transaction_id"],
-                reached["reached_record_id"],
-                reached["reached_version"],
-                position.since,
-            )
-        items = [Exported(Record._make(row[:_RECORD_COLUMNS]), row["deleted_at"]) for row in found[:size]]
-        return ExportPage(items, has_more, cursors.sign(scope, position))
+        return _export_page(rows, size, position, lambda reached: cursors.sign(scope, reached))
 
-    async def _position(
-        self,
-        principal: Principal,
-        object_key: str,
-        cursors: listing.Cursors,
-        scope: str,
-        query: Mapping[str, str],
-    ) -> _Position:
-        if cursor := query.get("cursor", ""):
-            return _Position._make(cursors.position(scope, cursor, "cursor"))
-        since = _start_time(query.get("start_time", ""))
-        async with self._pool.connection() as connection:
-            first = await connection.fetchval(
-                *_SQL.first_since(
-                    account_id=principal.account_id,
-                    object_key=object_key,
-                    since=datetime.fromtimestamp(since, UTC),
-                )
-            )
-        if first is None:
-            raise RecordNotFound
-        return _Position(first, "", 0, since)
+
+def _export_page(
+    rows: Sequence[Row], size: int, position: _Position, signed: Callable[[_Position], str]
+) -> ExportPage:
+    """The page of what was found after a position, at most one record more than its size."""
+    found = [row for row in rows if row["record_id"] is not None]
+    if len(found) > size:
+        last = found[size - 1]
+        reached = position._replace(
+            transaction_id=last["transaction_id"], record_id=last["record_id"], version=last["version"]
+        )
+    elif (scanned := rows[0])["scanned_count"] is not None:
+        reached = position._replace(
+            transaction_id=scanned["reached_transaction_id"],
+            record_id=scanned["reached_record_id"],
+            version=scanned["reached_version"],
+        )
+    else:
+        reached = position
+    has_more = len(found) > size or rows[0]["scanned_count"] == size * _SCANNED_PER_RECORD
+    items = [Exported(Record._make(row[:_RECORD_COLUMNS]), row["deleted_at"]) for row in found[:size]]
+    return ExportPage(items, has_more, signed(reached))
 
 
 def _export_size(text: str) -> int:

@@ -23,8 +23,9 @@ create table if not exists schema_migrations (
 _ARE_CHANGES_AHEAD = """
 select exists (
        select from objects o
-        where (select max(c.transaction_id) from changes c
-                where c.account_id = o.account_id and c.object_id = o.object_id) > pg_current_xact_id())"""
+        where (select c.transaction_id from changes c
+                where c.account_id = o.account_id and c.object_id = o.object_id
+                order by c.transaction_id desc limit 1) > pg_current_xact_id())"""
 _REBASE = """
 update changes
    set transaction_id = '3',

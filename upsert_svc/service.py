@@ -108,7 +108,7 @@ def _assembled(
         ),
         object_fields=ObjectFields(database, object_types, field_limit=settings.field_limit),
         records=records,
-        changes=Changes(database.records, records),
+        changes=Changes(database.records, object_types, records),
         reader=reader,
         gatherer=gatherer,
     )

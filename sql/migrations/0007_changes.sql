@@ -55,19 +55,22 @@ return coalesce((select jsonb_object_agg(key, null) from jsonb_object_keys(p_old
 create function first_transaction_since(p_account_id integer, p_object_id integer, p_time timestamptz) returns xid8
 language plpgsql stable as $$
 declare
-    v_low   bigint := (select min(transaction_id)::text from changes
-                        where account_id = p_account_id and object_id = p_object_id);
-    v_high  bigint := (select max(transaction_id)::text from changes
-                        where account_id = p_account_id and object_id = p_object_id);
+    v_low    bigint := (select c.transaction_id::text from changes c
+                         where c.account_id = p_account_id and c.object_id = p_object_id
+                         order by c.transaction_id limit 1);
+    v_high   bigint := (select c.transaction_id::text from changes c
+                         where c.account_id = p_account_id and c.object_id = p_object_id
+                         order by c.transaction_id desc limit 1);
     v_middle bigint;
-    v_found record;
+    v_found  record;
 begin
     while v_low < v_high loop
         v_middle := v_low + (v_high - v_low) / 2;
-        select transaction_id::text::bigint as transaction_id, changed_at into v_found
-          from changes
-         where account_id = p_account_id and object_id = p_object_id and transaction_id >= v_middle::text::xid8
-         order by transaction_id
+        select c.transaction_id::text::bigint as transaction_id, c.changed_at into v_found
+          from changes c
+         where c.account_id = p_account_id and c.object_id = p_object_id
+           and c.transaction_id >= v_middle::text::xid8
+         order by c.transaction_id
          limit 1;
         if v_found.changed_at < p_time then
             v_low := v_found.transaction_id + 1;

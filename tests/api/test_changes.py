@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import Api, record_of
 
-from upsert_svc import purge
+from upsert_svc import changes, purge
 from upsert_svc.bodies import RecordPatch
 from upsert_svc.coalesce import Direct
 from upsert_svc.records import Records
@@ -36,8 +36,8 @@ async def events(api: Api, key: str, record_id: str, **query: Any) -> list[dict[
 
 
 def changed(event: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    changes = event["properties"]["changes"]
-    return {name: (change["previous"], change["current"]) for name, change in changes.items()}
+    told = event["properties"]["changes"]
+    return {name: (change["previous"], change["current"]) for name, change in told.items()}
 
 
 async def export(api: Api, key: str, **query: Any) -> dict[str, Any]:
@@ -140,6 +140,16 @@ async def test_events_are_paged_both_ways_oldest_or_newest_first(api: Api, key: 
         seen = [event["properties"]["version"] for page in pages for event in page["events"]]
         assert seen == list(numbers)
         assert (await api.client.get(page["links"]["prev"])).json()["events"] == pages[1]["events"]
+
+
+async def test_of_very_many_events_the_latest_are_answered(
+    api: Api, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "EVENT_LIMIT", 4)
+    for number in range(9):
+        record = record_of(await api.upsert(key, {"name": f"{number}"}, external_id="v1"))
+    found = await events(api, key, record["id"])
+    assert [event["properties"]["version"] for event in found] == [6, 7, 8, 9]
 
 
 @pytest.mark.parametrize("sort", ["name", "-", "created_at,id"])
