@@ -1,6 +1,6 @@
 -- name: find_principal
 -- By the hash alone: the account comes from the credential.
-select u.account_id, u.user_id, u.email, u.role
+select u.account_id, u.user_id, u.email, u.role, t.token_id
   from tokens t
   join users u using (account_id, user_id)
  where t.token_hash = :token_hash and t.revoked_at is null;

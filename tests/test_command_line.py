@@ -92,6 +92,7 @@ async def test_migrate_says_when_there_is_nothing_to_do(cluster: Cluster) -> Non
         (("serve",), {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "connect"),
         (("migrate",), {"BOOTSTRAP_EMAIL": "a@example.com"}, "belong together"),
         (("migrate",), {"BOOTSTRAP_EMAIL": "a@b.c", "BOOTSTRAP_TOKEN": "short"}, "BOOTSTRAP_TOKEN"),
+        (("migrate",), {"RATE_LIMIT_TOKEN": "5/fortnight"}, "RATE_LIMIT_TOKEN: Value error, must be"),
         (("serve", "--port", "x"), {}, "--port"),
     ],
 )

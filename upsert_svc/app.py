@@ -13,10 +13,12 @@ from starlette.responses import Response
 from upsert_svc import purge, tokens
 from upsert_svc.api import answers
 from upsert_svc.api.envelope import Envelope, ShortWays
+from upsert_svc.api.rate_limits import Limiter
 from upsert_svc.api.routes import routes
 from upsert_svc.database import Database, connected
 from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
 from upsert_svc.migrations import CURSOR_KEY
+from upsert_svc.rate_limits import RateLimits
 from upsert_svc.service import composed
 from upsert_svc.settings import Settings
 
@@ -53,7 +55,13 @@ def create(settings: Settings | None = None) -> Envelope:
         exception_handlers={ServiceError: _service_error, HTTPException: _http_exception, Exception: _bug},
     )
     app.router.redirect_slashes = False
-    return Envelope(app, ShortWays(table), log_requests=settings.log_requests)
+    return Envelope(app, ShortWays(table), _limiter(settings), log_requests=settings.log_requests)
+
+
+def _limiter(settings: Settings) -> Limiter | None:
+    """None where no limit is set, so that nothing is paid for it."""
+    account, token = settings.rate_limit_account, settings.rate_limit_token
+    return Limiter(RateLimits(account, token)) if account or token else None
 
 
 def _spare_the_collector() -> None:

@@ -9,8 +9,9 @@ Every error answers in one shape (docs/api.md, "Errors"). No text of PostgreSQL'
     ├── NotAuthenticated 401           ├── PayloadTooLarge 413
     ├── Forbidden 403                  ├── UnsupportedMediaType 415
     ├── RecordNotFound 404             ├── RecordInvalid 422
-    ├── InvalidEndpoint 404            ├── InternalServerError 500
-    └── MethodNotAllowed 405           └── ServiceUnavailable 503
+    ├── InvalidEndpoint 404            ├── TooManyRequests 429
+    └── MethodNotAllowed 405           ├── InternalServerError 500
+                                       └── ServiceUnavailable 503
 """
 
 from collections.abc import Mapping, Sequence
@@ -166,6 +167,17 @@ class RecordInvalid(ServiceError):
 
     def __init__(self, details: Details) -> None:
         super().__init__(details=details)
+
+
+class TooManyRequests(ServiceError):
+    status = 429
+    error = "TooManyRequests"
+
+    def __init__(self, of: str, limit: int, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"The {of}'s limit of {limit} requests is reached; it starts anew in {retry_after_seconds} s",
+            headers={"Retry-After": str(retry_after_seconds)},
+        )
 
 
 class InternalServerError(ServiceError):

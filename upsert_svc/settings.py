@@ -1,13 +1,29 @@
 """The settings, read once from the environment (prefix UPSERT_SVC_)."""
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+import limits
+from pydantic import BeforeValidator, Field, InstanceOf, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Network = IPv4Network | IPv6Network
+
+_RATE = re.compile(r"[1-9]\d{0,8}( ?/ ?| per )([1-9]\d{0,3} ?)?(second|minute|hour|day)s?", re.ASCII)
+
+
+def _rate(value: object) -> object:
+    """The rate of a text such as 700/minute; the library alone would overlook a second one, and a zero."""
+    if isinstance(value, str):
+        if not _RATE.fullmatch(value.strip().lower()):
+            raise ValueError("must be requests per time, both above 0, such as 700/minute or 50/10 seconds")
+        return limits.parse(value)
+    return value
+
+
+RateLimit = Annotated[InstanceOf[limits.RateLimitItem], BeforeValidator(_rate)]
 
 
 class Settings(BaseSettings):
@@ -43,6 +59,9 @@ class Settings(BaseSettings):
     object_limit: int = Field(default=10_000, ge=1)
     record_limit: int = Field(default=50_000_000, ge=1)
     field_limit: int = Field(default=100, ge=1)
+
+    rate_limit_account: RateLimit | None = None
+    rate_limit_token: RateLimit | None = None
 
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = (
         ip_network("127.0.0.0/8"),

@@ -25,6 +25,7 @@ class Principal:
     user_id: int
     email: str
     role: Role
+    token_id: int
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from upsert_svc.api.answers import error_response
 from upsert_svc.api.calls import Handler
+from upsert_svc.api.rate_limits import Limiter
 from upsert_svc.errors import InternalServerError, ServiceError
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -45,9 +46,12 @@ class ShortWays:
 class Envelope:
     """The outermost ASGI application. Nothing raised inside leaves it but a lost connection."""
 
-    def __init__(self, app: Starlette, short_ways: ShortWays, *, log_requests: bool) -> None:
+    def __init__(
+        self, app: Starlette, short_ways: ShortWays, limiter: Limiter | None = None, *, log_requests: bool
+    ) -> None:
         self._app = app
         self._short_ways = short_ways
+        self._limiter = limiter
         self._log_requests = log_requests
 
     @property
@@ -63,8 +67,11 @@ class Envelope:
         request_id = _request_id(scope)
         if scope["path"].endswith(".json"):
             scope["path"] = scope["path"].removesuffix(".json")
-        if (handle := self._short_ways.handler(scope)) is not None:
-            scope["app"] = self._app
+        scope["app"] = self._app
+        handle = self._short_ways.handler(scope)
+        if self._limiter is not None:
+            handle, send = await self._limiter.judge(handle, scope, send)
+        if handle is not None:
             response = await _shortly_answered(handle, scope, receive, request_id)
             response.raw_headers.append((b"x-request-id", request_id))
             await response(scope, receive, send)

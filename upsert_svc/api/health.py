@@ -1,9 +1,12 @@
 """Whether the process lives, and whether it can do its work. Open to everyone."""
 
+from collections.abc import Mapping
+
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from upsert_svc.api.answers import JsonResponse
+from upsert_svc.api.calls import Handler
 
 
 async def alive(_scope: Scope, _receive: Receive) -> Response:
@@ -16,3 +19,6 @@ async def ready(scope: Scope, _receive: Receive) -> Response:
     async with scope["app"].state.service.database.lookups.connection() as connection:
         await connection.execute("select 1")
     return JsonResponse({"status": "ok"})
+
+
+ENDPOINTS: Mapping[str, Handler] = {"/healthz": alive, "/readyz": ready}

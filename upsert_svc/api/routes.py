@@ -66,7 +66,7 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
 def routes() -> list[tuple[Route, Mapping[str, Handler]]]:
     """All routes of the service, in order, with the handler of each method."""
     table = [(path, _authenticated(path, methods)) for path, methods in TABLE.items()]
-    table += [("/healthz", {"GET": health.alive}), ("/readyz", {"GET": health.ready})]
+    table += [(path, {"GET": handler}) for path, handler in health.ENDPOINTS.items()]
     return [(_route(path, handlers), handlers) for path, handlers in table]
 
 

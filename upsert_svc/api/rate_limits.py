@@ -1,0 +1,66 @@
+"""Requests of known callers under the rate limits: each is counted, and its answer says how much is left.
+
+Refuses with 429 what is over, before its body is read. Health and unknown callers are not counted.
+"""
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from upsert_svc.api import health
+from upsert_svc.api.calls import Handler
+from upsert_svc.errors import TooManyRequests
+from upsert_svc.rate_limits import RateLimits, Standing
+from upsert_svc.tokens import Principal
+
+
+class Limiter:
+    """Stands between the envelope and the endpoints, where a limit is set."""
+
+    def __init__(self, rate_limits: RateLimits) -> None:
+        self._rate_limits = rate_limits
+
+    async def judge(self, handle: Handler | None, scope: Scope, send: Send) -> tuple[Handler | None, Send]:
+        """What is to answer the request, None for the router, and where its answer is sent."""
+        if scope["path"] in health.ENDPOINTS:
+            return handle, send
+        try:
+            principal = await _principal(scope)
+        except Exception as error:  # for the envelope to answer; an unknown path stays one for everybody
+            return handle and _raising(error), send
+        scope.setdefault("state", {})["account_id"] = principal.account_id
+        standing = self._rate_limits.count(principal)
+        if standing.is_exceeded:
+            handle = _raising(TooManyRequests(standing.of, standing.limit, standing.reset_seconds))
+        return handle, _telling(send, standing)
+
+
+async def _principal(scope: Scope) -> Principal:
+    authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    principal: Principal = await scope["app"].state.service.authenticate(authorization)
+    return principal
+
+
+def _raising(error: Exception) -> Handler:
+    async def handle(_scope: Scope, _receive: Receive) -> Response:
+        raise error
+
+    return handle
+
+
+def _telling(send: Send, standing: Standing) -> Send:
+    """Where an answer is sent so that its headers tell how the caller stands, in both of Zendesk's ways."""
+    limit, remaining = b"%d" % standing.limit, b"%d" % standing.remaining
+    told = (
+        (b"x-rate-limit", limit),
+        (b"x-rate-limit-remaining", remaining),
+        (b"ratelimit-limit", limit),
+        (b"ratelimit-remaining", remaining),
+        (b"ratelimit-reset", b"%d" % standing.reset_seconds),
+    )
+
+    async def send_told(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *told]
+        await send(message)
+
+    return send_told
