@@ -16,10 +16,11 @@ import pytest
 from harness import Api
 from typer.testing import CliRunner
 
-from upsert_svc import importing
+from upsert_svc import service_client
 from upsert_svc.__main__ import app
 from upsert_svc.import_ledger import Files, State, kept_state
-from upsert_svc.import_rows import Definition, ImportFailed, RowRefused, converted, of_cells, of_line
+from upsert_svc.import_rows import Definition, RowRefused, converted, of_cells, of_line
+from upsert_svc.service_client import TransferFailed
 
 FIELDS = (
     {"key": "color", "type": "text"},
@@ -540,7 +541,7 @@ async def test_an_answer_without_end_is_not_kept(
 ) -> None:
     file = tmp_path / "cars.csv"
     file.write_text("external_id,name\nA,Ada\n")
-    monkeypatch.setattr(importing, "_ANSWER_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(service_client, "_ANSWER_LIMIT_BYTES", 1000)
     server, times = await scripted(
         [CREATED.replace(b"Length: 2\r\n\r\n", b"Length: 2002\r\n\r\n" + b"x" * 2000)]
     )
@@ -602,12 +603,12 @@ async def test_a_sender_keeps_its_connection(api: Api, tmp_path: Path) -> None:
     ["http://", "http://127.0.0.1:99999", "http://a:b@127.0.0.1", "http://127.0.0.1/?a=b", "http://[::1"],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ImportFailed):
-        importing._address(url)
+    with pytest.raises(TransferFailed):
+        service_client._address(url)
 
 
 def test_an_address_may_have_a_path() -> None:
-    assert importing._address("https://example.com:8443/upserts/") == "https://example.com:8443/upserts"
+    assert service_client._address("https://example.com:8443/upserts/") == "https://example.com:8443/upserts"
 
 
 async def test_memory_does_not_grow_with_the_file(api: Api, tmp_path: Path) -> None:

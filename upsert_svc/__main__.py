@@ -18,7 +18,7 @@ from rich.table import Table
 
 from upsert_svc import demo, embedded, importing, migrations, serving, tokens
 from upsert_svc.database import UnreachableDatabase, owner_transaction
-from upsert_svc.import_rows import ImportFailed
+from upsert_svc.service_client import Target, TransferFailed
 from upsert_svc.settings import Settings
 
 app = typer.Typer(
@@ -135,10 +135,10 @@ def import_file(
 
     Exits with 0 when every row was taken, 3 when some were refused, 1 when the import could not be done.
     """
-    options = importing.Options(object_key, file, key, url, token, concurrency, refused)
+    options = importing.Options(Target(object_key, url, token), file, key, concurrency, refused)
     try:
         summary = importing.run(options)
-    except ImportFailed as error:
+    except TransferFailed as error:
         _fail(str(error))
     typer.echo(summary)
     if summary.counts["refused"]:

@@ -1,6 +1,6 @@
 """The rows of an import: a CSV or NDJSON file read line by line, each row turned into an upsert.
 
-Refuses a file that cannot be read as such (ImportFailed) and single rows that cannot be sent (RowRefused).
+Refuses a file that cannot be read as such (TransferFailed) and single rows that cannot be sent (RowRefused).
 """
 
 import codecs
@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, NamedTuple, ParamSpec
 
 import orjson
 
+from upsert_svc.service_client import TransferFailed
+
 STANDARD_COLUMNS = ("name", "external_id")
 CSV_SUFFIXES = (".csv",)
 NDJSON_SUFFIXES = (".ndjson", ".jsonl")
@@ -27,10 +29,6 @@ _TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no
 
 Given = ParamSpec("Given")
 Reasons = Mapping[str, Sequence[str]]
-
-
-class ImportFailed(Exception):
-    """The import cannot be done, or not to its end; the message is one line for the operator."""
 
 
 class RowRefused(Exception):
@@ -92,7 +90,7 @@ class Row(NamedTuple):
 def rows(file: BinaryIO, path: Path, definition: Definition, start: Position) -> Iterator[Row]:
     """The rows from a position on, by the suffix of the path.
 
-    Raises ImportFailed for another suffix, for a header that does not fit, and for what is not CSV.
+    Raises TransferFailed for another suffix, for a header that does not fit, and for what is not CSV.
     """
     lines = _Lines(file)
     suffix = path.suffix.lower()
@@ -100,7 +98,7 @@ def rows(file: BinaryIO, path: Path, definition: Definition, start: Position) ->
         return _csv_rows(lines, definition, _header(lines, definition), start)
     if suffix in NDJSON_SUFFIXES:
         return _ndjson_rows(lines, definition, start)
-    raise ImportFailed(f"{path.name} must end in {', '.join((*CSV_SUFFIXES, *NDJSON_SUFFIXES))}")
+    raise TransferFailed(f"{path.name} must end in {', '.join((*CSV_SUFFIXES, *NDJSON_SUFFIXES))}")
 
 
 class _Lines:
@@ -134,17 +132,17 @@ class _Lines:
 
 
 def _header(lines: _Lines, definition: Definition) -> list[str]:
-    """The columns of a CSV file. Raises ImportFailed for any that is missing, unknown or given twice."""
+    """The columns of a CSV file. Raises TransferFailed for any that is missing, unknown or given twice."""
     header = _next_cells(csv.reader(lines, strict=True), 1)
     if not header:
-        raise ImportFailed("The file has no header row")
+        raise TransferFailed("The file has no header row")
     columns = [_printable(column) or "(no name)" for column in header]
     if again := sorted({column for column in columns if columns.count(column) > 1}):
-        raise ImportFailed(f"The header names {', '.join(again)} more than once")
+        raise TransferFailed(f"The header names {', '.join(again)} more than once")
     if definition.key not in header:
-        raise ImportFailed(f"The header has no column {definition.key}; it has {', '.join(columns)}")
+        raise TransferFailed(f"The header has no column {definition.key}; it has {', '.join(columns)}")
     if unknown := [column for column in columns if definition.problem(column)]:
-        raise ImportFailed(
+        raise TransferFailed(
             f"Unknown columns: {', '.join(unknown)}; {definition.object_key} has no such fields"
         )
     return header
@@ -167,7 +165,7 @@ def _next_cells(reader: Iterator[list[str]], line: int) -> list[str] | None:
     try:
         return next(reader, None)
     except csv.Error as error:
-        raise ImportFailed(f"Line {line} is not CSV: {error}") from None
+        raise TransferFailed(f"Line {line} is not CSV: {error}") from None
 
 
 def _ndjson_rows(lines: _Lines, definition: Definition, start: Position) -> Iterator[Row]:
