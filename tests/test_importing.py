@@ -57,11 +57,18 @@ async def started(file: Path, object_key: str, key: str, url: str, token: str) -
 
 
 async def imported(
-    api: Api, file: Path, object_key: str, key: str = "external_id", *, url: str = "", token: str = ""
+    api: Api,
+    file: Path,
+    object_key: str,
+    key: str = "external_id",
+    *,
+    url: str = "",
+    token: str = "",
+    options: Sequence[str] = (),
 ) -> Ran:
     """Runs the command in a thread, which spares it the start of a process."""
     environment = {"UPSERT_SVC_URL": url or api.running.address, "UPSERT_SVC_TOKEN": token or api.token}
-    arguments = ["import", object_key, str(file), "--key", key]
+    arguments = ["import", object_key, str(file), "--key", key, *options]
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -1,4 +1,4 @@
-"""The command line: `upsert-svc serve`, `migrate`, `token …`, `import`. Reads arguments and hands on."""
+"""The command line: `upsert-svc serve`, `migrate`, `token …`, `import`, `export`. Only reads arguments."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,9 @@ from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
-from upsert_svc import demo, embedded, importing, migrations, serving, tokens
+from upsert_svc import demo, embedded, exporting, importing, migrations, serving, tokens
 from upsert_svc.database import UnreachableDatabase, owner_transaction
+from upsert_svc.export_rows import Format
 from upsert_svc.service_client import Target, TransferFailed
 from upsert_svc.settings import Settings
 
@@ -34,6 +35,11 @@ DatabaseUrl = Annotated[
     str | None,
     typer.Option(help="A PostgreSQL to use instead; wins over a data directory (UPSERT_SVC_DATABASE_URL)"),
 ]
+
+
+Token = Annotated[str, typer.Option(envvar="UPSERT_SVC_TOKEN", help="An API token", show_default=False)]
+Url = Annotated[str, typer.Option(envvar="UPSERT_SVC_URL", help="Where the service answers")]
+_URL = "http://127.0.0.1:8080"
 
 
 class Role(StrEnum):
@@ -120,22 +126,21 @@ def import_file(
             metavar="COLUMN", help="What identifies a record: name, or a column sent as external_id"
         ),
     ],
-    token: Annotated[
-        str, typer.Option(envvar="UPSERT_SVC_TOKEN", help="An API token", show_default=False)
-    ] = "",
-    url: Annotated[
-        str, typer.Option(envvar="UPSERT_SVC_URL", help="Where the service answers")
-    ] = "http://127.0.0.1:8080",
+    token: Token = "",
+    url: Url = _URL,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="How many rows are sent at a time")] = 32,
     refused: Annotated[
         Path | None, typer.Option(help="Where refused rows are written [default: FILE.refused.ndjson]")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="A row is the whole record: what it leaves out becomes empty")
+    ] = False,
 ) -> None:
     """Sends each row of a file as an upsert; may be run again at any time.
 
     Exits with 0 when every row was taken, 3 when some were refused, 1 when the import could not be done.
     """
-    options = importing.Options(Target(object_key, url, token), file, key, concurrency, refused)
+    options = importing.Options(Target(object_key, url, token), file, key, concurrency, refused, replace)
     try:
         summary = importing.run(options)
     except TransferFailed as error:
@@ -144,6 +149,36 @@ def import_file(
     if summary.counts["refused"]:
         typer.echo(f"The refused rows and why: {options.files.refused}", err=True)
         raise typer.Exit(3)
+
+
+@app.command("export")
+def export_records(
+    object_key: Annotated[str, typer.Argument(metavar="OBJECT", help="The object's key")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to; the standard output if left out")
+    ] = None,
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="[default: by the suffix of FILE, else ndjson]")
+    ] = None,
+    filter_: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="JSON", help="Only the records that a search finds by it"),
+    ] = None,
+    token: Token = "",
+    url: Url = _URL,
+) -> None:
+    """Writes the records of an object as CSV or NDJSON that `import` takes back.
+
+    Exits with 0 when all were written, 1 when the export could not be done, and FILE is then as it was.
+    """
+    options = exporting.Options(Target(object_key, url, token), output, format_, filter_)
+    try:
+        summary = exporting.run(options)
+    except TransferFailed as error:
+        _fail(str(error))
+    typer.echo(summary, err=output is None)
+    for warning in summary.warnings:
+        typer.echo(warning, err=True)
 
 
 @token_app.command("create")

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from upsert_svc.import_rows import Position, Row, RowRefused, Upsert
+from upsert_svc.transfers import progress
 
 OUTCOMES = ("created", "updated", "unchanged")
 _NOTE_SECONDS = 0.5
@@ -82,7 +81,7 @@ class Ledger:
         self._waiting: dict[int, tuple[Row, str | RowRefused]] = {}
         self._part: BinaryIO | None = None
         self._is_published = False
-        self._progress = _progress()
+        self._progress = progress()
         self._task = self._progress.add_task(files.path.name, total=self._source["size"], rows=0)
         self._noted_at = time.monotonic()
 
@@ -155,18 +154,3 @@ class Ledger:
             fresh.write_bytes(orjson.dumps(asdict(state)))
             fresh.replace(self._files.state)
         self._noted_at = time.monotonic()
-
-
-def _progress() -> Progress:
-    """A bar over the file's bytes, on a terminal only."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rows]} rows"),
-        TimeRemainingColumn(),
-        console=console,
-        refresh_per_second=4,
-        disable=not console.is_terminal,
-    )

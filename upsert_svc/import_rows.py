@@ -4,6 +4,7 @@ Refuses a file that cannot be read as such (TransferFailed) and single rows that
 """
 
 import codecs
+import contextlib
 import csv
 import json
 import re
@@ -48,11 +49,15 @@ class Number(str):
 
 @dataclass(frozen=True)
 class Definition:
-    """What rows are judged by: the types of the object's active fields, and the column that identifies."""
+    """What rows are judged by: the types of the object's active fields, and the column that identifies.
+
+    Where names are numbered by the service none is sent.
+    """
 
     object_key: str
     key: str
     types: Mapping[str, str]
+    is_numbered: bool = False
 
     def problem(self, column: str) -> str | None:
         """Why no value can be sent for a column, if so."""
@@ -226,6 +231,8 @@ def _upsert(definition: Definition, identifier: str, values: Mapping[str, Any]) 
     if len(identifier) > _IDENTIFIER_LIMIT:
         raise RowRefused({definition.key: [f"{definition.key} is too long"]})
     record = {name: values[name] for name in STANDARD_COLUMNS if name in values}
+    if definition.is_numbered:
+        record.pop("name", None)
     if definition.key == "external_id":
         del record["external_id"]  # the query has it, as text
     fields = {
@@ -251,10 +258,20 @@ def converted(cell: str, field_type: str) -> Any:
                 raise ValueError("must be true or false, 1 or 0, yes or no")
             return truth
         case "multiselect":
-            return [value.strip() for value in cell.split(";") if value.strip()]
+            return _listed(cell)
         case "json":
             return _parsed(cell)
     return cell
+
+
+def _listed(cell: str) -> list[str]:
+    """Texts between `;`, or a JSON list of texts, for those that have a `;` in them."""
+    if cell.startswith("["):
+        with contextlib.suppress(ValueError):
+            values = _parsed(cell)
+            if isinstance(values, list) and all(type(value) is str for value in values):
+                return values
+    return [value.strip() for value in cell.split(";") if value.strip()]
 
 
 def _matching(pattern: re.Pattern[str], cell: str, expected: str) -> str:

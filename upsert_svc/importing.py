@@ -6,7 +6,6 @@ so that an import that was interrupted goes on there. Raises TransferFailed for 
 
 import asyncio
 import os
-import sys
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -19,10 +18,16 @@ import uvloop
 
 from upsert_svc.import_ledger import OUTCOMES, Files, Ledger, kept_state
 from upsert_svc.import_rows import Definition, Row, RowRefused, Upsert, rows
-from upsert_svc.service_client import Answer, Request, ServiceClient, Target, TransferFailed, connected
-
-if sys.platform != "win32":
-    import fcntl
+from upsert_svc.service_client import (
+    Answer,
+    Request,
+    ServiceClient,
+    Target,
+    TransferFailed,
+    connected,
+    naming_of,
+)
+from upsert_svc.transfers import lock
 
 _ROW_REFUSALS = frozenset({400, 413, 414, 422, 431})
 _ROWS_AHEAD = 16  # for each request at a time, the rows read ahead of the first unsettled one
@@ -30,13 +35,17 @@ _ROWS_AHEAD = 16  # for each request at a time, the rows read ahead of the first
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. `key` names the column that identifies a record."""
+    """What the command line says. `key` names the column that identifies a record.
+
+    A row is the whole record where `is_replacing`, else what of it is to change.
+    """
 
     target: Target
     path: Path
     key: str
     concurrency: int = 32
     refused_path: Path | None = None
+    is_replacing: bool = False
 
     @property
     def files(self) -> Files:
@@ -67,22 +76,23 @@ class Service:
         self._client = client
         self._object_key = options.target.object_key
         self._key = options.key
+        self._method = "PUT" if options.is_replacing else "PATCH"
         parameter = "name" if options.key == "name" else "external_id"
         self._upsert_url = f"{client.object_url}/records?{parameter}="
 
     async def definition(self) -> Definition:
         """What the object's rows are judged by. Raises TransferFailed, soon if no service answers."""
         fields = await self._client.fields()
-        names = next((field["properties"] for field in fields if field["key"] == "standard::name"), None)
-        if self._key == "name" and not (names and names["is_unique"]):
+        naming = naming_of(fields)
+        if self._key == "name" and not naming.get("is_unique"):
             raise TransferFailed(f"--key name needs unique names, and those of {self._object_key} are not")
         types = {field["key"]: field["type"] for field in fields if field["active"] and not field["system"]}
-        return Definition(self._object_key, self._key, types)
+        return Definition(self._object_key, self._key, types, bool(naming.get("autoincrement_enabled")))
 
     async def upsert(self, line: int, upsert: Upsert) -> str | RowRefused:
         """What became of a row: created, updated, unchanged, or why it was refused. Raises TransferFailed."""
         url = self._upsert_url + quote(upsert.identifier, safe="")
-        request = Request("PATCH", url, upsert.body, f"line {line}")
+        request = Request(self._method, url, upsert.body, f"line {line}")
         answer = await self._client.answer(request, also_taken=_ROW_REFUSALS)
         if answer.status in _ROW_REFUSALS:
             return RowRefused(_reasons(answer), answer.status)
@@ -113,19 +123,10 @@ def run(options: Options) -> Summary:
     """Imports the file; answers what became of its rows. Raises TransferFailed."""
     try:
         with options.path.open("rb") as file:
-            _lock(file, options.path)
+            lock(file, f"{options.path} is being imported already")
             return uvloop.run(_imported(file, options))
     except OSError as error:
         raise TransferFailed(f"{error.filename or options.path}: {error.strerror or error}") from None
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Two imports of one file would write the same state; the lock goes with the process."""
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TransferFailed(f"{path} is being imported already") from None
 
 
 def _source(file: BinaryIO, options: Options) -> dict[str, Any]:
@@ -136,6 +137,7 @@ def _source(file: BinaryIO, options: Options) -> dict[str, Any]:
         "mtime_ns": status.st_mtime_ns,
         "object": options.target.object_key,
         "key": options.key,
+        "replace": options.is_replacing,
         "url": options.target.url,
         "refused": str(options.files.refused.absolute()),
     }

@@ -6,7 +6,7 @@ Retries what passes. Raises TransferFailed for what does not, and for what no up
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -89,7 +89,7 @@ class ServiceClient:
 
     async def pages(
         self, request: Request, name: str, attempts: int = ATTEMPTS
-    ) -> AsyncIterator[list[Mapping[str, Any]]]:
+    ) -> AsyncGenerator[list[Mapping[str, Any]], None]:
         """The items of each page; numbers with a fraction are jiter's LosslessFloat, exact to the digit.
 
         The next page is under way while the last one is worked on.
@@ -107,6 +107,16 @@ class ServiceClient:
                 yield items
         finally:
             asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+
+    async def count(self) -> int:
+        """How many records there are. Fails soon if no service answers."""
+        url = f"{self.object_url}/records/count"
+        answer = await self.answer(Request("GET", url, None, "the count"), FIRST_ATTEMPTS)
+        try:
+            return int(orjson.loads(answer.content)["count"]["value"])
+        except (ValueError, KeyError, TypeError):
+            raise TransferFailed(f"{url} is not an upsert service") from None
 
     async def answer(
         self, request: Request, attempts: int = ATTEMPTS, *, also_taken: frozenset[int] = frozenset()
@@ -156,6 +166,11 @@ class ServiceClient:
         if answer.status == 404 and answer.error.get("error") == "RecordNotFound":
             return TransferFailed(f"The service has no object {self._object_key}")
         return TransferFailed(f"The service refused {what}: {answer}")
+
+
+def naming_of(fields: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The naming settings among an object's fields; empty where the service has none."""
+    return next((field["properties"] or {} for field in fields if field["key"] == "standard::name"), {})
 
 
 @contextlib.asynccontextmanager
