@@ -100,3 +100,15 @@ delete from idempotency_keys
        select ctid from idempotency_keys
         where account_id = any (select account_id from accounts) and created_at < now() - interval '24 hours'
         limit :limit));
+
+-- name: forget_jobs
+delete from jobs
+ where ctid = any (array(
+       select ctid from jobs
+        where account_id = any (select account_id from accounts) and finished_at < now() - interval '24 hours'
+        limit :limit));
+
+-- name: forget_queue_log
+-- What the library notes of the queue and never reads again.
+delete from pgqueuer.log
+ where ctid = any (array(select ctid from pgqueuer.log where created < now() - interval '24 hours' limit :limit));

@@ -49,3 +49,18 @@ select r.record_id, r.name, r.external_id,
 
 -- name: count
 select count(*) from records where account_id = :account_id and object_id = :object_id;
+
+-- name: find
+-- The id of the record that an identifier names.
+select find_record(:account_id, :object_id, :by, :identifier);
+
+-- name: is_another_in_the_way
+-- Whether a name or an external_id that a write asks for is held by another record than its own.
+select exists (
+       select from unnest(:identifiers::text[], :names::text[], :external_ids::text[])
+                as w(identifier, name, external_id)
+        cross join lateral (
+              select coalesce(find_record(:account_id, :object_id, :by, w.identifier), '') as record_id
+              offset 0) as own
+        where find_record(:account_id, :object_id, 'name', w.name) <> own.record_id
+           or find_record(:account_id, :object_id, 'external_id', w.external_id) <> own.record_id);

@@ -186,6 +186,28 @@ class Api:
             f"/custom_objects/{object_key}/records", json={"custom_object_record": record}
         )
 
+    async def job(self, object_key: str, action: str, items: Sequence[Any]) -> httpx.Response:
+        return await self.client.post(
+            f"/custom_objects/{object_key}/jobs", json={"job": {"action": action, "items": items}}
+        )
+
+    async def finished_job(self, object_key: str, action: str, items: Sequence[Any]) -> dict[str, Any]:
+        """The status of a job after its end."""
+        response = await self.job(object_key, action, items)
+        assert response.status_code == 201, response.text
+        return await self.finished(response.json()["job_status"]["id"])
+
+    async def finished(self, job_id: str, seconds: float = 30) -> dict[str, Any]:
+        """The status of a job as soon as it has ended."""
+        async with asyncio.timeout(seconds):
+            while True:
+                response = await self.client.get(f"/job_statuses/{job_id}")
+                assert response.status_code == 200, response.text
+                status: dict[str, Any] = response.json()["job_status"]
+                if status["status"] in ("completed", "failed"):
+                    return status
+                await asyncio.sleep(0.02)
+
     async def records(self, object_key: str, **query: Any) -> list[dict[str, Any]]:
         """All records of an object, page after page."""
         url: str | None = f"/custom_objects/{object_key}/records"

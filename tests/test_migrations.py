@@ -5,7 +5,7 @@ import asyncpg
 import pytest
 from harness import Api, Cluster, record_of, running
 
-from upsert_svc import migrations, sql
+from upsert_svc import job_queue, migrations, sql
 
 
 async def test_several_processes_migrate_a_database_once(cluster: Cluster) -> None:
@@ -74,3 +74,26 @@ async def test_the_changes_of_a_dump_count_as_older_than_what_its_new_cluster_wr
             await api.create(key, name="later")
             page = (await api.client.get(export, params={"cursor": page["after_cursor"]})).json()
             assert [item["name"] for item in page["custom_object_records"]] == ["later"]
+
+
+async def test_a_queue_that_another_version_of_the_library_made_is_upgraded(cluster: Cluster) -> None:
+    url = await cluster.new_database()
+    connection = await asyncpg.connect(url)
+    await connection.execute("alter table pgqueuer.queue drop column attempts, drop column slot")
+    await asyncio.gather(*(migrations.migrate(url) for _ in range(3)))
+    assert (await job_queue.queries(connection).plan_upgrade()).statements == ()
+    await connection.execute("set role upsert_svc")
+    await job_queue.put(connection, [job_queue.Entry(1, "x"), job_queue.Entry(1, "x")])
+    assert await connection.fetchval("select count(*) from pgqueuer.queue") == 1
+    await connection.close()
+
+
+async def test_a_database_that_had_no_jobs_gets_their_queue(cluster: Cluster) -> None:
+    url = await cluster.new_database()
+    connection = await asyncpg.connect(url)
+    await connection.execute("drop schema pgqueuer cascade; drop table jobs")
+    await connection.execute("delete from schema_migrations where name = '0008_jobs'")
+    assert await migrations.migrate(url) == ["0008_jobs"]
+    await connection.execute("set role upsert_svc")
+    await job_queue.put(connection, [job_queue.Entry(1, "x")])
+    await connection.close()

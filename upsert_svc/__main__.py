@@ -1,4 +1,4 @@
-"""The command line: `upsert-svc serve`, `migrate`, `token …`, `import`, `export`. Only reads arguments."""
+"""The command line: `upsert-svc serve`, `work`, `migrate`, `token …`, `import`, `export`. Reads arguments."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
-from upsert_svc import demo, embedded, exporting, importing, migrations, serving, tokens
+from upsert_svc import demo, embedded, exporting, importing, migrations, serving, tokens, worker
 from upsert_svc.database import UnreachableDatabase, owner_transaction
 from upsert_svc.export_rows import Format
 from upsert_svc.service_client import Target, TransferFailed
@@ -105,6 +105,24 @@ def _prepare(owner_url: str, settings: Settings) -> None:
     for step in asyncio.run(migrations.migrate(owner_url)):
         typer.echo(f"Applied migration {step}")
     asyncio.run(migrations.bootstrap(owner_url, settings))
+
+
+@app.command()
+def work(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Migrates the database and carries out bulk jobs until stopped, without answering requests."""
+    settings = _settings(data_dir, database_url)
+
+    async def until_stopped(url: str) -> None:
+        is_stopped = asyncio.Event()
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(signal_number, is_stopped.set)
+        await worker.work(settings, url, is_stopped)
+
+    with _database_url(settings) as url:
+        owner_url = settings.migration_database_url
+        _prepare(owner_url.get_secret_value() if owner_url else url, settings)
+        typer.echo("Working")
+        asyncio.run(until_stopped(url))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from upsert_svc import purge, tokens
+from upsert_svc import purge, tokens, worker
 from upsert_svc.api import answers
 from upsert_svc.api.envelope import Envelope, ShortWays
 from upsert_svc.api.rate_limits import Limiter
@@ -39,9 +39,11 @@ def create(settings: Settings | None = None) -> Envelope:
             service.gatherer.start()
             app.state.service = service
             purging = asyncio.create_task(purge.run(database.records))
+            working = worker.running(settings, url, service.object_types)
             _spare_the_collector()
             try:
-                yield
+                async with working if settings.run_jobs else contextlib.nullcontext():
+                    yield
             finally:
                 purging.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

@@ -49,9 +49,32 @@ class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]
         return ""
 
 
+def _session(settings: Settings, lock_timeout_seconds: float) -> dict[str, str]:
+    """The settings of every session that serves requests or jobs."""
+    return {
+        "application_name": "upsert-svc",
+        "role": SERVICE_ROLE,
+        "timezone": "UTC",
+        "jit": "off",
+        # the writing functions look again at what was committed meanwhile
+        "default_transaction_isolation": "read committed",
+        # Array parameters would have every call planned anew, at more than the cost of running it.
+        "plan_cache_mode": "force_generic_plan",
+        # A generic plan outlives the empty table that it was made for; what is asked for here is few
+        # rows by their keys, in tables that grow.
+        "enable_seqscan": "off",
+        "enable_hashjoin": "off",
+        "enable_mergejoin": "off",
+        "statement_timeout": f"{settings.statement_timeout_seconds * 1000:.0f}",
+        "lock_timeout": f"{lock_timeout_seconds * 1000:.0f}",
+        "idle_in_transaction_session_timeout": f"{settings.statement_timeout_seconds * 2000:.0f}",
+    }
+
+
 class Connections(Protocol):
     """Where the core takes connections from."""
 
+    def acquired(self) -> AbstractAsyncContextManager[Connection]: ...
     def connection(self) -> AbstractAsyncContextManager[Connection]: ...
     def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
     async def retrying(self, operation: Callable[[Connection], Awaitable[Result]]) -> Result: ...
@@ -70,6 +93,9 @@ class Pinned:
     async def connection(self) -> AsyncIterator[Connection]:
         yield self._connection
 
+    def acquired(self) -> AbstractAsyncContextManager[Connection]:
+        return self.connection()
+
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         return self.connection()
 
@@ -83,31 +109,12 @@ class Pool:
     def __init__(
         self, url: str, settings: Settings, *, size: int, lock_timeout_seconds: float | None = None
     ) -> None:
-        lock_timeout_seconds = lock_timeout_seconds or settings.lock_timeout_seconds
-        session = {
-            "application_name": "upsert-svc",
-            "role": SERVICE_ROLE,
-            "timezone": "UTC",
-            "jit": "off",
-            # the writing functions look again at what was committed meanwhile
-            "default_transaction_isolation": "read committed",
-            # Array parameters would have every call planned anew, at more than the cost of running it.
-            "plan_cache_mode": "force_generic_plan",
-            # A generic plan outlives the empty table that it was made for; what is asked for here is few
-            # rows by their keys, in tables that grow.
-            "enable_seqscan": "off",
-            "enable_hashjoin": "off",
-            "enable_mergejoin": "off",
-            "statement_timeout": f"{settings.statement_timeout_seconds * 1000:.0f}",
-            "lock_timeout": f"{lock_timeout_seconds * 1000:.0f}",
-            "idle_in_transaction_session_timeout": f"{settings.statement_timeout_seconds * 2000:.0f}",
-        }
         self._database = databases.Database(
             url,
             min_size=1,
             max_size=size,
             connection_class=_UnresetConnection,
-            server_settings=session,
+            server_settings=_session(settings, lock_timeout_seconds or settings.lock_timeout_seconds),
             command_timeout=settings.statement_timeout_seconds + 5,
         )
         self._acquire_seconds = settings.acquire_timeout_seconds
@@ -118,6 +125,17 @@ class Pool:
 
     async def disconnect(self) -> None:
         await self._database.disconnect()
+
+    async def __aenter__(self) -> "Pool":
+        """Raises ServiceUnavailable when no connection can be made."""
+        try:
+            await self.connect()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise errors.ServiceUnavailable from error
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.disconnect()
 
     @asynccontextmanager
     async def acquired(self) -> AsyncIterator[Connection]:
@@ -227,8 +245,38 @@ async def connected(settings: Settings, url: str) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def owner_transaction(url: str) -> AsyncIterator[Connection]:
-    """One connection under the URL's own role, in one transaction: for the operator, not for requests.
+async def listening(settings: Settings, url: str) -> AsyncIterator[Connection]:
+    """One connection under the service's role that may LISTEN; closed at the end, with whatever it heard to.
+
+    Raises ServiceUnavailable when it cannot be made.
+    """
+    session = _session(settings, settings.lock_timeout_seconds)
+    database = databases.Database(
+        url,
+        min_size=1,
+        max_size=1,
+        server_settings=session,
+        command_timeout=settings.statement_timeout_seconds + 5,
+    )
+    try:
+        await database.connect()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise errors.ServiceUnavailable from error
+    try:
+        async with database.connection() as holder:
+            connection = holder.raw_connection
+            try:
+                yield connection
+            finally:
+                if is_open(connection):
+                    connection.terminate()  # a pool would warn of what still listens
+    finally:
+        await database.disconnect()
+
+
+@asynccontextmanager
+async def owner_connection(url: str) -> AsyncIterator[Connection]:
+    """One connection under the URL's own role, in autocommit: for the operator, not for requests.
 
     Raises UnreachableDatabase.
     """
@@ -239,8 +287,13 @@ async def owner_transaction(url: str) -> AsyncIterator[Connection]:
         raise UnreachableDatabase(f"Cannot connect to the database: {error}") from error
     try:
         async with database.connection() as holder:
-            connection: Connection = holder.raw_connection
-            async with connection.transaction():
-                yield connection
+            yield holder.raw_connection
     finally:
         await database.disconnect()
+
+
+@asynccontextmanager
+async def owner_transaction(url: str) -> AsyncIterator[Connection]:
+    """The same in one transaction."""
+    async with owner_connection(url) as connection, connection.transaction():
+        yield connection

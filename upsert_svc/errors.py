@@ -9,7 +9,7 @@ Every error answers in one shape (docs/api.md, "Errors"). No text of PostgreSQL'
     ├── NotAuthenticated 401           ├── PayloadTooLarge 413
     ├── Forbidden 403                  ├── UnsupportedMediaType 415
     ├── RecordNotFound 404             ├── RecordInvalid 422
-    ├── InvalidEndpoint 404            ├── TooManyRequests 429
+    ├── InvalidEndpoint 404            ├── TooManyRequests, TooManyJobs 429
     └── MethodNotAllowed 405           ├── InternalServerError 500
                                        └── ServiceUnavailable 503
 """
@@ -180,6 +180,19 @@ class TooManyRequests(ServiceError):
         )
 
 
+class TooManyJobs(ServiceError):
+    """The account has as many unfinished jobs as it may have; they are finished within seconds."""
+
+    status = 429
+    error = "TooManyJobs"
+
+    def __init__(self, retry_after_seconds: int = 2) -> None:
+        super().__init__(
+            "Too many jobs are currently queued or running. Try again later.",
+            headers={"Retry-After": str(retry_after_seconds)},
+        )
+
+
 class InternalServerError(ServiceError):
     status = 500
     error = "InternalServerError"
@@ -224,6 +237,11 @@ def is_retryable(error: asyncpg.PostgresError) -> bool:
     """Whether a second try may fare better."""
     constraint = getattr(error, "constraint_name", None)
     return error.sqlstate in _RETRYABLE_SQLSTATES and constraint not in _TAKEN_FOR_GOOD
+
+
+def is_lock_timeout(error: Exception) -> bool:
+    """Whether somebody kept a lock for longer than the statement might wait."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate == "55P03"
 
 
 def is_definite(error: Exception) -> bool:

@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from upsert_svc import sql, tokens
-from upsert_svc.database import Connection, owner_transaction
+from upsert_svc import job_queue, sql, tokens
+from upsert_svc.database import Connection, owner_connection, owner_transaction
 from upsert_svc.settings import Settings
 
 CURSOR_KEY = "cursors"
@@ -44,7 +44,11 @@ def steps() -> list[Path]:
 
 
 async def migrate(url: str) -> list[str]:
-    """Applies what is missing, in one transaction; answers the names of the steps applied."""
+    """Applies what is missing, in one transaction; answers the names of the steps applied.
+
+    The queue of the jobs is made by its library, in the same transaction; what another version of the library
+    made is upgraded after it, because that takes several transactions.
+    """
     async with owner_transaction(url) as connection:
         _require_version(connection)
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
@@ -53,7 +57,13 @@ async def migrate(url: str) -> list[str]:
         applied = [name for name, text in texts.items() if await _apply(connection, name, text)]
         if await connection.fetchval(_ARE_CHANGES_AHEAD):
             await connection.execute(_REBASE)
-        return applied
+        await job_queue.install(connection)
+        is_queue_old = await job_queue.is_old(connection)
+    if is_queue_old:
+        async with owner_connection(url) as connection:
+            await connection.execute("select pg_advisory_lock($1)", _LOCK)  # until the connection is closed
+            await job_queue.upgrade(connection)
+    return applied
 
 
 async def bootstrap(url: str, settings: Settings) -> None:

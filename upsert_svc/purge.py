@@ -13,6 +13,7 @@ from upsert_svc.errors import ServiceError
 
 BATCH = 500
 _ANSWERS = 5000
+_NOTES = 5000
 _IDLE_SECONDS = 5.0
 _SQL = sql.load("purge")
 _log = logging.getLogger(__name__)
@@ -39,9 +40,13 @@ async def step(pool: Connections, batch: int = BATCH) -> bool:
     async with pool.transaction() as connection:
         claimed = await connection.fetchrow(*_SQL.claim())
         if claimed is None:
-            tombstones = await connection.fetchval(*_SQL.forget_tombstones(limit=batch))
-            answers = await connection.execute(*_SQL.forget_answers(limit=_ANSWERS))
-            return tombstones == batch or answers == f"DELETE {_ANSWERS}"
+            forgotten = [
+                await connection.execute(*_SQL.forget_jobs(limit=batch)) == f"DELETE {batch}",
+                await connection.execute(*_SQL.forget_queue_log(limit=_NOTES)) == f"DELETE {_NOTES}",
+                await connection.execute(*_SQL.forget_answers(limit=_ANSWERS)) == f"DELETE {_ANSWERS}",
+                await connection.fetchval(*_SQL.forget_tombstones(limit=batch)) == batch,
+            ]
+            return any(forgotten)
         ids = {"account_id": claimed["account_id"], "object_id": claimed["object_id"]}
         part = {**ids, "purged_to": claimed["purged_to"], "limit": batch}
         if claimed["deleted_at"] is not None:

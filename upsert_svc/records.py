@@ -4,14 +4,14 @@ What is written is judged in `writes`, and by the statement that writes it.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any, NamedTuple
 
 from upsert_svc import coalesce, listing, sql
 from upsert_svc.bodies import RecordPatch
 from upsert_svc.coalesce import By, Row, Write, Writer
-from upsert_svc.database import Connection, Database
+from upsert_svc.database import Connection, Connections, Database
 from upsert_svc.errors import (
     BadRequest,
     PreconditionFailed,
@@ -74,7 +74,7 @@ class Records:
                 judged = judge(object_type, principal, change)
                 write = judged.write
                 if object_type.lookup_targets:
-                    write = await self._with_targets(object_type, judged)
+                    write = await with_targets(self._database.records, object_type, judged)
             except RecordInvalid:
                 current = await self._object_types.confirmed(object_type)
                 if current is object_type:
@@ -107,28 +107,9 @@ class Records:
     ) -> None:
         """Deletes the record that the identifier finds. Raises RecordNotFound, PreconditionFailed."""
         object_type = await self._current_type(principal, object_key)
-        require_unique_names(object_type, identifier)
-        require_findable(identifier, RecordPatch())
-
-        async def operation(connection: Connection) -> str:
-            outcome: str = await connection.fetchval(
-                *_SQL.delete(
-                    account_id=principal.account_id,
-                    object_id=object_type.object_id,
-                    by=identifier.by,
-                    identifier=identifier.value,
-                    user_id=principal.user_id,
-                    if_match=conditions.if_match,
-                    if_none_match=conditions.if_none_match,
-                )
-            )
-            return outcome
-
-        match await self._database.records.retrying(operation):
-            case "missing":
-                raise RecordNotFound
-            case "precondition_failed":
-                raise PreconditionFailed
+        await self._database.records.retrying(
+            lambda connection: deleted(connection, principal, object_type, identifier, conditions)
+        )
 
     async def show(self, principal: Principal, object_key: str, record_id: str) -> Shown:
         """The record of that id. Raises RecordNotFound."""
@@ -209,34 +190,82 @@ class Records:
         cached = await self._object_types.get(principal.account_id, object_key)
         return await self._object_types.confirmed(cached)
 
-    async def _with_targets(self, object_type: ObjectType, judged: Judged) -> Write:
-        """The write with the ids of what its lookups name. Raises RecordInvalid for what does not exist."""
-        lookups = {
-            key: lookup_identifier(judged.values[key])
-            for key in object_type.lookup_targets
-            if judged.values.get(key) is not None
-        }
-        if not lookups:
-            return judged.write
-        async with self._database.records.connection() as connection:
-            rows = await connection.fetch(
-                *_SQL.find_targets(
-                    account_id=object_type.account_id,
-                    field_keys=list(lookups),
-                    object_keys=[object_type.lookup_targets[key] for key in lookups],
-                    bys=[by for by, _ in lookups.values()],
-                    identifiers=[identifier for _, identifier in lookups.values()],
-                )
+
+async def with_targets(connections: Connections, object_type: ObjectType, judged: Judged) -> Write:
+    """The write with the ids of what its lookups name. Raises RecordInvalid for what does not exist."""
+    lookups = {
+        key: lookup_identifier(judged.values[key])
+        for key in object_type.lookup_targets
+        if judged.values.get(key) is not None
+    }
+    if not lookups:
+        return judged.write
+    async with connections.connection() as connection:
+        rows = await connection.fetch(
+            *_SQL.find_targets(
+                account_id=object_type.account_id,
+                field_keys=list(lookups),
+                object_keys=[object_type.lookup_targets[key] for key in lookups],
+                bys=[by for by, _ in lookups.values()],
+                identifiers=[identifier for _, identifier in lookups.values()],
             )
-        found = {row["field_key"]: row["record_id"] for row in rows}
-        if missing := [key for key, record_id in found.items() if record_id is None]:
-            raise RecordInvalid(
-                {
-                    key: [Problem(f"{key} names a record that does not exist", "RecordNotFound")]
-                    for key in missing
-                }
-            )
-        return judged.write._replace(patch=dumped(judged.values | found))
+        )
+    found = {row["field_key"]: row["record_id"] for row in rows}
+    if missing := [key for key, record_id in found.items() if record_id is None]:
+        raise RecordInvalid(
+            {key: [Problem(f"{key} names a record that does not exist", "RecordNotFound")] for key in missing}
+        )
+    return judged.write._replace(patch=dumped(judged.values | found))
+
+
+def find(object_type: ObjectType, identifier: Identifier) -> tuple[object, ...]:
+    """The statement that answers the id of the record that an identifier finds, null where there is none."""
+    return _SQL.find(
+        account_id=object_type.account_id,
+        object_id=object_type.object_id,
+        by=identifier.by,
+        identifier=identifier.value,
+    )
+
+
+def is_another_in_the_way(object_type: ObjectType, by: By, writes: Sequence[Write]) -> tuple[object, ...]:
+    """The statement that answers whether a write asks for what another record than its own has now."""
+    return _SQL.is_another_in_the_way(
+        account_id=object_type.account_id,
+        object_id=object_type.object_id,
+        by=by,
+        identifiers=[write.identifier for write in writes],
+        names=[write.name for write in writes],
+        external_ids=[write.external_id for write in writes],
+    )
+
+
+async def deleted(
+    connection: Connection,
+    principal: Principal,
+    object_type: ObjectType,
+    identifier: Identifier,
+    conditions: Conditions = UNCONDITIONAL,
+) -> None:
+    """Deletes what the identifier finds. Raises RecordNotFound, PreconditionFailed, RecordInvalid."""
+    require_unique_names(object_type, identifier)
+    require_findable(identifier, RecordPatch())
+    outcome = await connection.fetchval(
+        *_SQL.delete(
+            account_id=principal.account_id,
+            object_id=object_type.object_id,
+            by=identifier.by,
+            identifier=identifier.value,
+            user_id=principal.user_id,
+            if_match=conditions.if_match,
+            if_none_match=conditions.if_none_match,
+        )
+    )
+    match outcome:
+        case "missing":
+            raise RecordNotFound
+        case "precondition_failed":
+            raise PreconditionFailed
 
 
 async def _tried(connection: Connection, account_id: int, by: By, write: Write) -> Row:

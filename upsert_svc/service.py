@@ -9,6 +9,7 @@ from upsert_svc.changes import Changes
 from upsert_svc.coalesce import Direct, Gatherer, Writer
 from upsert_svc.database import Connection, Database
 from upsert_svc.idempotency import Answer, IdempotentRequest
+from upsert_svc.jobs import Jobs
 from upsert_svc.listing import Cursors
 from upsert_svc.object_fields import ObjectFields
 from upsert_svc.object_types import ObjectTypes
@@ -31,6 +32,7 @@ class Service:
     object_fields: ObjectFields
     records: Records
     changes: Changes
+    jobs: Jobs
     reader: Reader
     gatherer: Gatherer
 
@@ -109,6 +111,7 @@ def _assembled(
         object_fields=ObjectFields(database, object_types, field_limit=settings.field_limit),
         records=records,
         changes=Changes(database.records, object_types, records),
+        jobs=Jobs(database, object_types, job_limit=settings.job_limit),
         reader=reader,
         gatherer=gatherer,
     )

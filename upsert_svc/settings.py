@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     lock_timeout_seconds: float = Field(default=5, gt=0)
 
     body_limit_bytes: int = Field(default=256 * 1024, ge=1024)
+    job_body_limit_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     body_timeout_seconds: float = Field(default=10, gt=0)
     shutdown_timeout_seconds: int = Field(default=20, ge=1)
     token_ttl_seconds: float = Field(default=1, ge=0, le=1)
@@ -62,6 +63,8 @@ class Settings(BaseSettings):
 
     rate_limit_account: RateLimit | None = None
     rate_limit_token: RateLimit | None = None
+    run_jobs: bool = True
+    job_limit: int = Field(default=30, ge=1)
 
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = (
         ip_network("127.0.0.0/8"),

@@ -35,14 +35,15 @@ NOT_FOUND = b'{"error":"RecordNotFound","description":"Not found"}'
 
 @dataclass(frozen=True)
 class Place:
-    """An object with a field and a record, to fill the parameters of a path."""
+    """An object with a field, a record and a job, to fill the parameters of a path."""
 
     key: str
     field: str
     record: str
+    job: str
 
     def url(self, path: str, **other: str) -> str:
-        names = {"key": self.key, "field": self.field, "id": self.record} | other
+        names = {"key": self.key, "field": self.field, "id": self.record, "job": self.job} | other
         return path.removeprefix(ROOT).format(**names)
 
 
@@ -50,7 +51,8 @@ class Place:
 async def place(api: Api) -> Place:
     key = await api.new_object({"key": "color", "type": "text"}, naming={"is_unique": True})
     record = record_of(await api.create(key, name="Ford", external_id="v1"))
-    return Place(key, "color", record["id"])
+    job = await api.finished_job(key, "update", [{"id": record["id"]}])
+    return Place(key, "color", record["id"], job["id"])
 
 
 def body_of(method: str, path: str) -> Any:
@@ -59,6 +61,8 @@ def body_of(method: str, path: str) -> Any:
         return {"field_ids": []}
     if path.endswith("/records/search"):
         return {"filter": {"name": {"$eq": "Ford"}}}
+    if path.endswith("/jobs"):
+        return {"job": {"action": "delete", "items": ["nowhere"]}}
     if "/records" in path:
         return {"custom_object_record": {"name": "Ford"}}
     if "/fields" in path:
@@ -71,6 +75,8 @@ def body_of(method: str, path: str) -> Any:
 def query_of(method: str, path: str) -> dict[str, str]:
     if path.removesuffix(".json").endswith("/cursor"):
         return {"start_time": "0"}
+    if path.removesuffix(".json").endswith("/show_many"):
+        return {"ids": "nowhere"}
     is_identified = path.endswith("/records") and method in ("PATCH", "PUT", "DELETE")
     return {"external_id": "v1"} if is_identified else {}
 
@@ -194,7 +200,9 @@ async def test_a_body_of_another_media_type_is_refused(
     assert await state(api, place) == before
 
 
-@pytest.mark.parametrize(("method", "path"), BODY_ENDPOINTS)
+@pytest.mark.parametrize(
+    ("method", "path"), [e for e in BODY_ENDPOINTS if not str(e.values[1]).endswith("/jobs")]
+)
 async def test_a_body_over_its_limit_is_refused(api: Api, place: Place, method: str, path: str) -> None:
     response = await api.client.request(
         method, place.url(path), params=query_of(method, path), content=b" " * (256 * 1024 + 1)

@@ -11,6 +11,7 @@ from upsert_svc.api.calls import Call
 from upsert_svc.api.conditions import quoted
 from upsert_svc.changes import Event, ExportPage
 from upsert_svc.errors import ServiceError
+from upsert_svc.jobs import JobStatus
 from upsert_svc.listing import Listed
 from upsert_svc.object_fields import NAME_FIELD, FieldRow
 from upsert_svc.objects import CustomObject, Usage
@@ -211,6 +212,31 @@ def written(call: Call, result: Written, status: int = 200, *, is_data_only: boo
     if is_data_only:
         return JsonResponse(_json(result.record.fields), status, headers)
     return JsonResponse({"custom_object_record": record(call, result.record)}, status, headers)
+
+
+_JOB_TYPES = {
+    "create": "Bulk Create Custom Object Record",
+    "update": "Bulk Update Custom Object Record",
+    "delete": "Bulk Delete Custom Object Record",
+    "delete_by_external_id": "Bulk Delete Custom Object Record",
+    "create_or_update_by_external_id": "Bulk Create Or Update Custom Object Record",
+    "create_or_update_by_name": "Bulk Create Or Update Custom Object Record",
+}
+
+
+def job_status(call: Call, item: JobStatus) -> dict[str, Any]:
+    """A job; nothing is told of its progress before it has made any."""
+    is_queued = item.status == "queued"
+    return {
+        "id": item.job_id,
+        "job_type": _JOB_TYPES[item.action],
+        "url": call.url("job_statuses", f"{item.job_id}.json"),
+        "total": item.total,
+        "progress": None if is_queued else item.progress,
+        "status": item.status,
+        "message": item.message,
+        "results": None if is_queued else _json(item.results),
+    }
 
 
 def usage(item: Usage) -> Response:

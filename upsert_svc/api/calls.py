@@ -36,6 +36,7 @@ class Call:
     service: Service
     principal: Principal
     query: "Query"
+    body_limit_bytes: int
     raw: bytes | None = None  # the body, where it has been read
 
     def path(self, name: str) -> str:
@@ -58,12 +59,11 @@ class Call:
         """The body as it was sent."""
         if self.raw is not None:
             return self.raw
-        settings = self.service.settings
         return await body.read(
             self.headers,
             self.receive,
-            limit_bytes=settings.body_limit_bytes,
-            timeout_seconds=settings.body_timeout_seconds,
+            limit_bytes=self.body_limit_bytes,
+            timeout_seconds=self.service.settings.body_timeout_seconds,
         )
 
     def url(self, *parts: str) -> str:
@@ -130,8 +130,8 @@ def _pairs(raw: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-def called(endpoint: Endpoint, *, admin_only: bool) -> Handler:
-    """The endpoint behind authentication."""
+def called(endpoint: Endpoint, *, admin_only: bool, is_bulk: bool = False) -> Handler:
+    """The endpoint behind authentication; one that takes many things at once has a larger body."""
 
     async def handle(scope: Scope, receive: Receive) -> Response:
         service: Service = scope["app"].state.service
@@ -140,7 +140,10 @@ def called(endpoint: Endpoint, *, admin_only: bool) -> Handler:
         scope.setdefault("state", {})["account_id"] = principal.account_id
         if admin_only:
             auth.require_admin(principal)
-        return await endpoint(Call(scope, receive, headers, service, principal, Query(scope["query_string"])))
+        query = Query(scope["query_string"])
+        settings = service.settings
+        limit = settings.job_body_limit_bytes if is_bulk else settings.body_limit_bytes
+        return await endpoint(Call(scope, receive, headers, service, principal, query, limit))
 
     return handle
 

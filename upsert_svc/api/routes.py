@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from upsert_svc.api import changes, fields, health, objects, records
+from upsert_svc.api import changes, fields, health, jobs, objects, records
 from upsert_svc.api.calls import Endpoint, Handler, called
 from upsert_svc.api.idempotent import once_per_key
 from upsert_svc.errors import MethodNotAllowed
@@ -14,6 +14,7 @@ from upsert_svc.errors import MethodNotAllowed
 ROOT = "/api/v2/custom_objects"
 OBJECT = f"{ROOT}/{{key}}"
 SEARCH = f"{OBJECT}/records/search"
+JOB_STATUSES = "/api/v2/job_statuses"
 
 _WITH_DRY_RUN = (
     records.upsert,
@@ -60,6 +61,11 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
         "PUT": (fields.update, True),
         "DELETE": (fields.delete, True),
     },
+    f"{OBJECT}/jobs": {"POST": (jobs.create, False)},
+    f"{OBJECT}/jobs/{{job}}": {"GET": (jobs.show_of_object, False)},
+    JOB_STATUSES: {"GET": (jobs.listing, False)},
+    f"{JOB_STATUSES}/show_many": {"GET": (jobs.show_many, False)},
+    f"{JOB_STATUSES}/{{job}}": {"GET": (jobs.show, False)},
 }
 
 
@@ -77,6 +83,7 @@ def _authenticated(path: str, methods: Mapping[str, tuple[Endpoint, bool]]) -> d
             if method == "GET" or path == SEARCH
             else once_per_key(endpoint, has_dry_run=endpoint in _WITH_DRY_RUN),
             admin_only=admin_only,
+            is_bulk=endpoint is jobs.create,
         )
         for method, (endpoint, admin_only) in methods.items()
     }

@@ -1,0 +1,72 @@
+-- name: lock_account
+-- One at a time of an account counts its jobs and adds another.
+select account_id from accounts where account_id = :account_id for no key update;
+
+-- name: count_unfinished
+select count(*) from jobs where account_id = :account_id and finished_at is null;
+
+-- name: add
+insert into jobs (account_id, job_id, object_id, object_key, user_id, action, items, total)
+values (:account_id, :job_id, :object_id, :object_key, :user_id, :action, :items, cardinality(:items::text[]))
+returning job_id, object_key, action, total, progress, status, message, results;
+
+-- name: show
+-- Readable for a day after their end.
+select job_id, object_key, action, total, progress, status, message, results
+  from jobs
+ where account_id = :account_id and job_id = any (:job_ids::text[])
+   and (finished_at is null or finished_at > now() - interval '24 hours')
+ order by job_id;
+
+-- name: list
+select job_id, object_key, action, total, progress, status, message, results
+  from jobs
+ where account_id = :account_id and job_id > :after
+   and (finished_at is null or finished_at > now() - interval '24 hours')
+ order by job_id
+ limit :limit;
+
+-- name: list_backwards
+select job_id, object_key, action, total, progress, status, message, results
+  from jobs
+ where account_id = :account_id and job_id < :before
+   and (finished_at is null or finished_at > now() - interval '24 hours')
+ order by job_id desc
+ limit :limit;
+
+-- name: claim
+-- An unfinished job with its next items, until the transaction ends; none while another worker is at it.
+select object_id, object_key, user_id, action, total, progress, items[progress + 1 : progress + :limit] as items
+  from jobs
+ where account_id = :account_id and job_id = :job_id and finished_at is null
+   for no key update skip locked;
+
+-- name: is_unfinished
+select exists (select from jobs where account_id = :account_id and job_id = :job_id and finished_at is null);
+
+-- name: move_on
+update jobs
+   set results = results || :results::jsonb, progress = progress + jsonb_array_length(:results::jsonb),
+       status = 'working', attempts = 0, touched_at = now()
+ where account_id = :account_id and job_id = :job_id;
+
+-- name: finish
+update jobs
+   set status = :status, message = :message, finished_at = now(), items = '{}'
+ where account_id = :account_id and job_id = :job_id and finished_at is null;
+
+-- name: count_failure
+update jobs set attempts = attempts + 1, touched_at = now()
+ where account_id = :account_id and job_id = :job_id and finished_at is null
+returning attempts;
+
+-- name: look_after
+-- Unfinished jobs that nobody has touched for a while. Whoever is at one holds its lock.
+update jobs set touched_at = now()
+ where ctid = any (array(
+       select ctid from jobs
+        where account_id = any (select account_id from accounts) and finished_at is null
+          and touched_at < now() - make_interval(secs => :seconds)
+        limit :limit
+          for no key update skip locked))
+returning account_id, job_id;
