@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from harness import PUT, PUT_MERGE, Api, record_of
+from harness import PUT, PUT_MERGE, Api, Cluster, record_of
+from killing import outlive_kills
 
 from races import scenarios
 
@@ -138,3 +139,41 @@ async def test_a_storm_of_patches_loses_no_key_of_a_document(
     monkeypatch.setattr(Api, "way", way)
     document, expected = await scenarios.writers_of_one_document(api, 60)
     assert document == expected
+
+
+@pytest.mark.parametrize("identified_by", ["external_id", "name"])
+async def test_a_storm_of_jobs_and_upserts_of_the_same_records_loses_nothing(
+    api: Api, identified_by: str
+) -> None:
+    naming = {"autoincrement_enabled": True} if identified_by == "external_id" else {"is_unique": True}
+    key = await api.new_object(*FIELDS, naming=naming)
+    writers, rounds = 6, 15
+
+    async def write(writer: int) -> None:
+        chance = random.Random(SEED + writer)
+        for value in range(1, rounds + 1):
+            fields = {"custom_object_fields": {f"writer_{writer}": value}}
+            keys = chance.sample(KEYS, len(KEYS))
+            if writer % 2:
+                responses = [await api.upsert(key, fields, **{identified_by: name}) for name in keys]
+                assert {response.status_code for response in responses} == {200}
+            else:
+                items = [{identified_by: name, **fields} for name in keys]
+                job = await api.finished_job(key, f"create_or_update_by_{identified_by}", items)
+                assert [result["success"] for result in job["results"]] == [True] * len(keys), job
+
+    await asyncio.gather(*(write(writer) for writer in range(writers)))
+    found = await api.records(key)
+    records = {record[identified_by]: record for record in found}
+    assert len(records) == len(found) == len(KEYS)
+    taken = [dict.fromkeys(KEYS, rounds) for _ in range(writers)]
+    assert _lost(records, taken) == []
+    if identified_by == "external_id":
+        assert sorted(int(record["name"]) for record in found) == list(range(1, len(KEYS) + 1))
+
+
+@pytest.mark.parametrize("victim", ["serve", "work"])
+async def test_twenty_kills_leave_every_item_of_every_job_with_one_effect(
+    cluster: Cluster, victim: str
+) -> None:
+    await outlive_kills(await cluster.new_database(), victim, rounds=20, seed=SEED)
