@@ -158,6 +158,18 @@ async def test_a_job_ends_when_its_object_is_deleted_meanwhile(idle: Api, is_mad
         assert await idle.records(key) == []
 
 
+async def test_large_items_make_smaller_chunks(idle: Api) -> None:
+    key = await idle.new_object({"key": "note", "type": "textarea"})
+    note = {"custom_object_fields": {"note": "x" * 30_000}}
+    entry = await queued(idle, key, "create", [{"name": str(number), **note} for number in range(9)])
+    async with runner_of(idle) as runner:
+        assert await runner.step(entry) is Progress.WORKING
+        assert (await status_of(idle, entry))["progress"] == 4
+        await finish(runner, entry)
+    status = await status_of(idle, entry)
+    assert [result["success"] for result in status["results"]] == [True] * 9
+
+
 async def test_an_item_whose_record_stays_locked_fails_alone(idle: Api) -> None:
     key = await idle.new_object(naming={"is_unique": True})
     ids = [record_of(await idle.create(key, name=str(number)))["id"] for number in range(5)]

@@ -4,6 +4,7 @@ Refuses what two JSON parsers could read in two ways, and what PostgreSQL could 
 """
 
 import asyncio
+import gc
 import json
 import re
 from collections.abc import Coroutine, Generator, Iterator, Mapping
@@ -26,6 +27,7 @@ from upsert_svc.errors import (
 Headers = Mapping[bytes, bytes]  # by name in lower case
 
 DEPTH_LIMIT = 20
+_LARGE = 1024 * 1024  # of bulk jobs alone
 _MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
 _NUMBER_LIMIT = 4300  # characters; no field takes a number nearly as long
@@ -113,6 +115,16 @@ def parse(raw: bytes) -> Any:
 
     Raises BadRequest for what is not strict JSON in UTF-8, RecordInvalid for text that cannot be stored.
     """
+    if len(raw) < _LARGE or not gc.isenabled():
+        return _judged(raw)
+    gc.disable()  # it would go through what has been read again and again, and find nothing
+    try:
+        return _judged(raw)
+    finally:
+        gc.enable()
+
+
+def _judged(raw: bytes) -> Any:
     try:
         value = _parsed(raw)
     except ValueError:

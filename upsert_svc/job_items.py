@@ -4,12 +4,13 @@ The same code judges and writes an item as a request of its own. Refuses nothing
 item's result.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from upsert_svc import body, coalesce, records
 from upsert_svc.bodies import external_id_problem, name_problem, record_patch
-from upsert_svc.coalesce import By, Row, Write
+from upsert_svc.coalesce import BATCH_CHARACTERS, By, Row, Write
 from upsert_svc.database import Connection, Pinned
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound, ServiceError
 from upsert_svc.object_types import ObjectType
@@ -62,9 +63,16 @@ class Item(NamedTuple):
     value: Any
 
 
-def read(texts: Sequence[str], first_place: int) -> list[Item]:
-    """The items of a job as they were sent, from their JSON."""
-    return [Item(first_place + place, body.parse(text.encode())) for place, text in enumerate(texts)]
+def read(texts: Iterable[str], first_place: int) -> list[Item]:
+    """The next items of a job, from their JSON: the first, and as many more as are not too large together."""
+    items: list[Item] = []
+    characters = 0
+    for place, text in enumerate(texts, first_place):
+        characters += len(text)
+        if items and characters > BATCH_CHARACTERS:
+            break
+        items.append(Item(place, body.parse(text.encode())))
+    return items
 
 
 def failed(principal: Principal, action: str, item: Item, error: ServiceError) -> Result:
@@ -85,6 +93,7 @@ async def applied(
     """
     run = _Run(connection, principal, object_type, action)
     for item in items:
+        await asyncio.sleep(0)  # judging may take long, and requests are answered in the same process
         if action.startswith("delete"):
             await run.delete(item)
         else:
