@@ -186,6 +186,21 @@ async def test_an_item_whose_record_stays_locked_fails_alone(idle: Api) -> None:
     assert [record["external_id"] for record in await idle.records(key)] == [*ids[:2], None, *ids[3:]]
 
 
+async def test_a_database_that_is_read_only_for_a_while_fails_no_item(idle: Api) -> None:
+    key = await idle.new_object(naming=NUMBERED)
+    entry = await queued(idle, key, "create", ITEMS)
+    async with idle.running.sql() as owner:
+        database = await owner.fetchval("select quote_ident(current_database())")
+        await owner.execute(f"alter database {database} set default_transaction_read_only = on")
+        async with runner_of(idle) as runner:
+            with pytest.raises(ServiceUnavailable):
+                await finish(runner, entry)
+        await owner.execute(f"alter database {database} reset default_transaction_read_only")
+    async with runner_of(idle) as runner:
+        await finish(runner, entry)
+    await require_each_once(idle, key, entry)
+
+
 async def test_deadlocked_jobs_are_tried_again(idle: Api) -> None:
     key = await idle.new_object()
     made = [await idle.create(key, name=str(number)) for number in range(50)]

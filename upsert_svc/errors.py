@@ -239,6 +239,13 @@ def is_retryable(error: asyncpg.PostgresError) -> bool:
     return error.sqlstate in _RETRYABLE_SQLSTATES and constraint not in _TAKEN_FOR_GOOD
 
 
+def is_unavailable(error: Exception) -> bool:
+    """Whether the database is out of reach, full or read-only just now, whatever was asked of it."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith((*_LOST_CLASSES, "53", "25006"))
+    return isinstance(error if isinstance(error, ServiceError) else translated(error), ServiceUnavailable)
+
+
 def is_lock_timeout(error: Exception) -> bool:
     """Whether somebody kept a lock for longer than the statement might wait."""
     return isinstance(error, asyncpg.PostgresError) and error.sqlstate == "55P03"

@@ -28,8 +28,8 @@ from upsert_svc.errors import (
     ServiceUnavailable,
     TooManyJobs,
     TooManyValues,
-    is_definite,
     is_lock_timeout,
+    is_unavailable,
     translated,
 )
 from upsert_svc.job_items import ACTIONS, Item, Result, StaleDefinition
@@ -266,9 +266,9 @@ def _now() -> str:
 
 
 def _raise_unavailable(error: Exception) -> None:
-    """Raises ServiceUnavailable where the database is out of reach, rather than at odds with the items."""
-    if not is_definite(error) and isinstance(known := _known(error), ServiceUnavailable):
-        raise known from error
+    """Raises ServiceUnavailable where the database is to blame, rather than the items."""
+    if is_unavailable(error):
+        raise ServiceUnavailable from error
 
 
 def _refusal(entry: Entry, error: Exception) -> ServiceError:
@@ -281,10 +281,6 @@ def _refusal(entry: Entry, error: Exception) -> ServiceError:
         _log.error("an item of job %s could not be applied", entry.job_id, exc_info=error)
         return InternalServerError("The item could not be applied; the log tells why")
     return known
-
-
-def _known(error: Exception) -> ServiceError | None:
-    return error if isinstance(error, ServiceError) else translated(error)
 
 
 def _text(item: Any) -> str:

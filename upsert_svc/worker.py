@@ -16,7 +16,7 @@ from pgqueuer.domain.models import Job
 
 from upsert_svc import job_queue
 from upsert_svc.database import Pool, connected, listening
-from upsert_svc.errors import ServiceUnavailable, translated
+from upsert_svc.errors import ServiceUnavailable, is_unavailable
 from upsert_svc.job_queue import ENTRYPOINT, Entry
 from upsert_svc.jobs import Progress, Runner
 from upsert_svc.object_types import ObjectTypes
@@ -72,7 +72,7 @@ class _Worker:
             try:
                 await self._run_connected()
             except Exception as error:
-                if not isinstance(error, ServiceUnavailable) and translated(error) is None:
+                if not is_unavailable(error):
                     _log.exception("the worker was lost and begins anew")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_stopping.wait(), _RECONNECT_SECONDS)
