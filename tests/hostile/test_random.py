@@ -9,6 +9,8 @@ from hostile.targets import Target, aimed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from upsert_svc.job_items import ACTIONS
+
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 FIELDS = ["text", "integer", "decimal", "date", "dropdown", "regexp", "json"]
@@ -119,6 +121,31 @@ async def test_no_replacement_and_no_condition_is_an_error_of_ours(
         headers={b"If-Match": tag.encode("latin-1"), b"Idempotency-Key": tag.encode("latin-1")},
     )
     assert conditional.status_code < 500, conditional.text
+
+
+items = values | st.fixed_dictionaries(
+    {},
+    optional={
+        "id": scalars,
+        "name": st.sampled_from(SAMPLES) | scalars,
+        "external_id": st.sampled_from(SAMPLES) | scalars,
+        "custom_object_fields": st.dictionaries(st.sampled_from(FIELDS) | keys, values, max_size=4),
+    },
+)
+
+
+@settings(FEW, max_examples=25)
+@given(action=st.sampled_from(ACTIONS), order=st.lists(items, min_size=1, max_size=30) | values)
+async def test_no_job_is_an_error_of_ours_or_without_an_end(target: Target, action: str, order: Any) -> None:
+    content = json.dumps({"job": {"action": action, "items": order}})
+    response = await target.api.client.post(f"/custom_objects/{target.key}/jobs", content=content)
+    assert response.status_code in (201, 400, 422), response.text
+    if response.status_code == 201:
+        job = await target.api.finished(response.json()["job_status"]["id"])
+        assert (job["status"], len(job["results"])) == ("completed", len(order))
+        for result in job["results"]:
+            assert bool(result["errors"]) != result["success"]
+            assert {error["code"] for error in result["errors"]} <= {"RecordInvalid", "RecordNotFound"}, job
 
 
 names = st.sampled_from(
