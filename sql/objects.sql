@@ -70,7 +70,8 @@ update counters set next_number = :next_number where account_id = :account_id an
 select next_number from counters where account_id = :account_id and object_id = :object_id;
 
 -- name: compile_definition
--- Every change of a definition ends here: what the statements need of the fields is made anew.
+-- Every change of a definition ends here: what the statements need of the fields is made anew. Search documents are
+-- out of date when a field that they hold is searched no more, or one that was inactive is searched again.
 update objects o
    set version = o.version + 1, updated_at = now(), updated_by_user_id = :user_id,
        null_fields = coalesce((select jsonb_object_agg(f.key, null) from fields f
@@ -85,13 +86,27 @@ update objects o
        json_fields = nullif(array(select f.key from fields f
                                 where f.account_id = o.account_id and f.object_id = o.object_id
                                   and not f.system and f.type = 'json'), '{}'),
+       searched_fields = n.searched_fields,
+       search_state = case when n.is_outdated then 'filling' else o.search_state end,
+       searched_since = case when n.is_outdated then o.version + 1 else o.searched_since end,
+       search_filled_to = case when n.is_outdated then '' else o.search_filled_to end,
        removals = case when jsonb_array_length(:removals::jsonb) = 0 then o.removals
                        else coalesce(o.removals, '[]') || (
                             select jsonb_agg(removal || jsonb_build_object('version', o.version + 1))
                               from jsonb_array_elements(:removals::jsonb) as removal) end,
        purged_to = case when jsonb_array_length(:removals::jsonb) = 0 then o.purged_to else '' end
+  from (select p.searched_fields,
+               b.searched_since is not null and (not b.searched_fields <@ p.searched_fields
+                                                 or b.inactive_fields && p.searched_fields) as is_outdated
+          from objects b
+         cross join lateral (
+               select array(select f.key from fields f
+                             where f.account_id = b.account_id and f.object_id = b.object_id
+                               and not f.system and f.active and f.type in ('text', 'textarea', 'regexp')
+                             order by f.position) as searched_fields) as p
+         where b.account_id = :account_id and b.object_id = :object_id) as n
  where o.account_id = :account_id and o.object_id = :object_id
-returning *;
+returning o.*;
 
 -- name: delete_object
 -- Takes effect at once; the records and the row itself are purged in the background.

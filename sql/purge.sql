@@ -38,7 +38,11 @@ with next as (
 gone as (
     delete from records r
      where r.account_id = :account_id and r.object_id = :object_id
-       and r.record_id = any (array(select record_id from next)))
+       and r.record_id = any (array(select record_id from next))),
+forgotten as (
+    delete from search_documents d
+     where d.account_id = :account_id and d.object_id = :object_id
+       and d.record_id = any (array(select record_id from next)))
 select max(record_id) from next;
 
 -- name: move_on

@@ -34,7 +34,7 @@ select s.place - 1 as place, o.version as definition_version, r.record_id, r.nam
        offset 0) as r;
 
 -- name: list
--- The listing puts conditions, the order and the limit of a page in the place of the comments.
+-- The listing puts conditions, the position, the order and the limit of a page in the place of the comments.
 select r.record_id, r.name, r.external_id,
        shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
        r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
@@ -42,7 +42,7 @@ select r.record_id, r.name, r.external_id,
         offset 0) as o
  cross join lateral (
        select * from records r
-        where r.account_id = o.account_id and r.object_id = o.object_id /*conditions*/
+        where r.account_id = o.account_id and r.object_id = o.object_id /*conditions*/ /*position*/
        /*order*/ /*limit*/) as r
  where o.deleted_at is null /*object*/
  /*order*/;

@@ -82,6 +82,14 @@ create table objects (
     required_fields text[] not null default '{}',
     -- Null where there is none: then nothing in a record is merged level by level.
     json_fields     text[],
+    -- The active fields that a search for words looks into.
+    searched_fields text[] not null default '{}',
+    -- Whether search documents are kept: null where they are not, 'wanted' by a search, 'filling', 'kept'.
+    search_state     text,
+    -- Documents made under an older version of the definition are out of date; null where writers keep none.
+    searched_since   integer,
+    -- How far the filling has come, a record id.
+    search_filled_to text not null default '',
     -- Fields and options removed and not yet purged from the records:
     -- [{"key": …, "options": […] (of options only), "version": the definition's version that removed them}]
     removals        jsonb,
@@ -100,11 +108,13 @@ create table objects (
     constraint objects_naming_check check (not (is_unique and autoincrement_enabled)),
     constraint objects_autoincrement_prefix_check check (char_length(autoincrement_prefix) <= 30),
     constraint objects_autoincrement_padding_check check (autoincrement_padding between 0 and 9),
-    constraint objects_autoincrement_start_check check (autoincrement_start between 0 and 999999999999999)
+    constraint objects_autoincrement_start_check check (autoincrement_start between 0 and 999999999999999),
+    constraint objects_search_state_check check (search_state in ('wanted', 'filling', 'kept'))
 );
 create unique index objects_account_id_key_key on objects (account_id, key) where deleted_at is null;
 create index objects_purge_idx on objects (account_id, object_id)
     where removals is not null or deleted_at is not null;
+create index objects_search_idx on objects (account_id, object_id) where search_state in ('wanted', 'filling');
 
 create table fields (
     account_id               integer not null,
@@ -159,7 +169,12 @@ begin
     if octet_length(p_name) = char_length(p_name) then
         return lower(p_name collate "C");  -- the same for ASCII, and spares it the normalizations
     end if;
-    return normalize(casefold(normalize(p_name, nfc) collate pg_unicode_fast), nfc);
+    -- nearly every text is normalized, and to see that takes a fraction of doing it
+    if p_name is not nfc normalized then
+        p_name := normalize(p_name, nfc);
+    end if;
+    p_name := casefold(p_name collate pg_unicode_fast);
+    return case when p_name is nfc normalized then p_name else normalize(p_name, nfc) end;
 end $$;
 
 -- The name that a number has under an autonumbering object's naming.
@@ -203,6 +218,21 @@ create unique index records_external_id_key on records (account_id, object_id, e
     where external_id is not null;
 create unique index records_name_key_key on records (account_id, object_id, name_key) where name_key is not null;
 create unique index records_number_key on records (account_id, object_id, number) where number is not null;
+
+-- What searches find records by, of the objects whose search_state is 'filling' or 'kept'. A table of its own, so that
+-- records keep their updates in the page and objects that are never searched pay nothing.
+create table search_documents (
+    account_id integer not null,
+    object_id  integer not null,
+    version    integer not null,  -- the definition's, as the document was made
+    record_id  text collate "C" not null,
+    -- Every term begins with the account and the object, so that one index serves them all: ACCOUNT.OBJECT.word,
+    -- those of the name once more as ACCOUNT.OBJECT!word, and ACCOUNT.OBJECT~abc for each three characters of it.
+    terms      tsvector not null,
+    primary key (account_id, object_id, record_id)
+);
+-- What lies in the pending list is read by every search.
+create index search_documents_terms_idx on search_documents using gin (terms) with (gin_pending_list_limit = 1024);
 
 -- What is left of a deleted record, for those who follow along: for thirty days, and its changes as long.
 create table tombstones (
@@ -510,6 +540,131 @@ begin
                                             and record_id = p_identifier);
 end $$;
 
+-- The words of a text: what stands between letters and digits separates them. They are compared as unique names are,
+-- and by their first 64 characters.
+create function search_words(p_text text) returns text[] language plpgsql immutable strict parallel safe as $$
+begin
+    return array(select left(word, 64)
+                   from unnest(regexp_split_to_array(name_key(p_text) collate pg_unicode_fast, '[^[:alnum:]]+')) as word
+                  where word <> '');
+end $$;
+
+-- What a search for words reads of a record's fields.
+create function searched_text(p_fields jsonb, p_keys text[]) returns text
+language plpgsql immutable parallel safe as $$
+declare
+    v_key  text;
+    v_text text := '';
+begin
+    foreach v_key in array p_keys loop
+        if p_fields ? v_key then
+            v_text := v_text || ' ' || (p_fields ->> v_key);
+        end if;
+    end loop;
+    return v_text;
+end $$;
+
+-- How well a record fits words: 100 for each word that a word of it begins with, and one more where that is a word of
+-- the name. So more words go before words in the name.
+create function search_score(p_words text[], p_name text, p_text text) returns integer
+language plpgsql immutable parallel safe as $$
+declare
+    v_all   text := name_key(p_name || ' ' || p_text);
+    v_word  text;
+    v_score integer := 0;
+begin
+    foreach v_word in array p_words loop
+        -- a word is letters and digits, so it is a pattern for itself; strpos spares most texts the pattern
+        if strpos(v_all, v_word) > 0 and v_all collate pg_unicode_fast ~ ('(?<![[:alnum:]])' || v_word) then
+            v_score := v_score + 100
+                       + (name_key(p_name) collate pg_unicode_fast ~ ('(?<![[:alnum:]])' || v_word))::integer;
+        end if;
+    end loop;
+    return v_score;
+end $$;
+
+-- The search document of a record: the words of its name and of its text, and every three characters of its name, the
+-- last of them fewer.
+create function search_document(p_account_id integer, p_object_id integer, p_name text, p_text text) returns tsvector
+language plpgsql immutable parallel safe as $$
+declare
+    v_scope text := p_account_id || '.' || p_object_id;
+    v_name  text := name_key(p_name);
+begin
+    return array_to_tsvector(
+        array(select v_scope || '.' || word from unnest(search_words(p_name || ' ' || p_text)) as word)
+        || array(select v_scope || '!' || word from unnest(search_words(p_name)) as word)
+        || array(select v_scope || '~' || substr(v_name, place, 3)
+                   from generate_series(1, char_length(v_name)) as place));
+end $$;
+
+-- For each word a query for the documents in which a word begins with it, of the name alone where the mark is '!'.
+create function word_queries(p_account_id integer, p_object_id integer, p_words text[], p_mark text default '.')
+returns tsquery[] language plpgsql immutable parallel safe as $$
+begin
+    return array(select ('''' || p_account_id || '.' || p_object_id || p_mark || word || ''':*')::tsquery
+                   from unnest(p_words) as word);
+end $$;
+
+-- A query for the documents of the names that may contain a text, by its first 255 characters; null for an empty one,
+-- which all contain.
+create function name_query(p_account_id integer, p_object_id integer, p_part text) returns tsquery
+language plpgsql immutable parallel safe as $$
+declare
+    v_part text := left(name_key(p_part), 255);
+begin
+    return (select string_agg('''' || p_account_id || '.' || p_object_id || '~'
+                              || replace(replace(substr(v_part, place, 3), '\', '\\'), '''', '''''')
+                              || case when char_length(v_part) < 3 then ''':*' else '''' end, ' & ')
+              from generate_series(1, greatest(char_length(v_part) - 2, least(char_length(v_part), 1))) as place
+           )::tsquery;
+end $$;
+
+-- What search_score tells of a record, told by its document.
+create function document_score(p_terms tsvector, p_words tsquery[], p_name_words tsquery[]) returns integer
+language plpgsql immutable parallel safe as $$
+declare
+    v_score integer := 0;
+begin
+    for v_place in 1 .. coalesce(array_length(p_words, 1), 0) loop
+        if p_terms @@ p_words[v_place] then
+            v_score := v_score + case when p_terms @@ p_name_words[v_place] then 101 else 100 end;
+        end if;
+    end loop;
+    return v_score;
+end $$;
+
+-- Makes the documents of the records that the writes at these positions created or updated, where their object keeps
+-- documents. In the order of their ids, as the filling makes them.
+create function keep_documents(p_account_id integer, p_writes record_write[], p_results written_record[],
+                               p_positions integer[]) returns void language plpgsql as $$
+begin
+    insert into search_documents (account_id, object_id, record_id, version, terms)
+    select p_account_id, n.object_id, n.record_id, n.version, n.terms
+      from (select w.object_id, r.record_id, o.version, o.searched_since,
+                   search_document(p_account_id, w.object_id, r.name,
+                                   searched_text(r.fields, o.searched_fields)) as terms
+              from unnest(p_results) as s
+              join unnest(p_writes) as w on w.position = s.position
+             cross join lateral (
+                   select * from objects
+                    where account_id = p_account_id and object_id = w.object_id and searched_since is not null
+                   offset 0) as o
+             cross join lateral (
+                   select * from records
+                    where account_id = p_account_id and object_id = w.object_id and record_id = s.record_id
+                   offset 0) as r
+             where s.position = any (p_positions) and s.outcome in ('created', 'updated')
+            offset 0) as n
+     where not exists (
+           select from search_documents d
+            where d.account_id = p_account_id and d.object_id = n.object_id and d.record_id = n.record_id
+              and d.version >= n.searched_since and d.terms = n.terms)
+     order by n.object_id, n.record_id
+        on conflict (account_id, object_id, record_id) do update
+       set version = excluded.version, terms = excluded.terms;
+end $$;
+
 -- Gives a statement up, to be tried again in smaller ones.
 create function rivals_interfered() returns bigint language plpgsql as $$
 begin
@@ -529,6 +684,7 @@ declare
     v_results written_record[];
     v_changes record_change[];
     v_changed bigint;
+    v_sought  integer[];
 begin
     select array_agg(
                row(j.position, j.outcome,
@@ -540,8 +696,11 @@ begin
                row(j.place, j.fields, j.name, j.external_id, j.version, j.updated_at, j.updated_by_user_id,
                    j.definition_version,
                    case when j.strategy is null and j.json_fields is null then j.patch
-                        else replaced_fields(j.old_fields, j.fields) end)::record_change) filter (where j.outcome = 'updated')
-      into v_results, v_changes
+                        else replaced_fields(j.old_fields, j.fields) end)::record_change) filter (where j.outcome = 'updated'),
+           array_agg(j.position) filter (where case when j.searched_since is not null and j.outcome = 'updated'
+               then j.name <> j.old_name
+                    or searched_text(j.fields, j.searched_fields) <> searched_text(j.old_fields, j.searched_fields) end)
+      into v_results, v_changes, v_sought
       from (select m.*, o.outcome,
                    m.old_version + (o.outcome = 'updated')::integer as version,
                    -- not now(): this statement may have waited behind a later one
@@ -558,6 +717,7 @@ begin
                       from (select f.position, f.object_id, f.user_id, f.definition_version, f.patch,
                                    f.strategy, f.if_match, f.if_none_match,
                                    f.null_fields, f.inactive_fields, f.required_fields, f.json_fields,
+                                   f.searched_since, f.searched_fields,
                                    r.place, r.record_id, r.naming, r.created_at, r.created_by_user_id,
                                    r.version as old_version, r.updated_at as old_updated_at,
                                    r.updated_by_user_id as old_user_id,
@@ -570,7 +730,7 @@ begin
                                         else live_fields(r.fields, r.definition_version, f.removals) end as old_fields
                               from (select distinct on (w.object_id, found_id)
                                            w.*, o.null_fields, o.inactive_fields, o.required_fields, o.json_fields,
-                                           o.removals,
+                                           o.removals, o.searched_since, o.searched_fields,
                                            -- as find_record does, without the cost of a call
                                            case p_by when 'external_id' then (
                                                     select record_id from records
@@ -648,6 +808,9 @@ begin
             perform rivals_interfered();
         end if;
     end if;
+    if v_sought is not null then
+        perform keep_documents(p_account_id, p_writes, v_results, v_sought);
+    end if;
     return coalesce(v_results, '{}');
 end $$;
 
@@ -658,6 +821,7 @@ create function create_records(p_account_id integer, p_by text, p_writes record_
 returns written_record[] language plpgsql as $$
 declare
     v_results written_record[];
+    v_sought  integer[];
 begin
     -- The counter is locked first and the identifier looked up once more under that lock, or a
     -- racer for it would have numbered a record that it cannot write, and given its batch up.
@@ -678,7 +842,7 @@ begin
           from unnest(p_writes) as w
          cross join lateral (
                select naming, is_unique, autoincrement_enabled, autoincrement_prefix, null_fields, inactive_fields,
-                      required_fields, json_fields
+                      required_fields, json_fields, searched_since
                  from objects
                 where account_id = p_account_id and object_id = w.object_id
                offset 0) as o
@@ -759,7 +923,12 @@ begin
                    null, null, null, null, null, null, null, null, null)::written_record
           from judged j
          where j.outcome <> 'created')
-    select array_agg(result) into v_results from results;
+    select array_agg(result), (select array_agg(n.position) from numbered n where n.searched_since is not null)
+      into v_results, v_sought
+      from results;
+    if v_sought is not null then
+        perform keep_documents(p_account_id, p_writes, v_results, v_sought);
+    end if;
     return coalesce(v_results, '{}');
 end $$;
 
@@ -869,6 +1038,8 @@ begin
     end if;
     delete from records
      where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
+    delete from search_documents
+     where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
     insert into tombstones (account_id, object_id, record_id, name, external_id, deleted_at, deleted_by_user_id,
                             fields, version, created_at, created_by_user_id)
     values (p_account_id, p_object_id, v_record.record_id, v_record.name, v_record.external_id,
@@ -895,6 +1066,6 @@ begin
 end $$;
 grant select on accounts, users, tokens, service_keys, described_fields to upsert_svc;
 grant update (last_id) on accounts to upsert_svc;
-grant select, insert, update, delete on objects, fields, counters, records, tombstones, idempotency_keys,
-   jobs to upsert_svc;
+grant select, insert, update, delete on objects, fields, counters, records, search_documents, tombstones,
+   idempotency_keys, jobs to upsert_svc;
 grant select, insert, delete on changes to upsert_svc;

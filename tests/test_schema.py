@@ -9,8 +9,9 @@ import asyncpg
 import pytest
 from harness import Cluster
 
-from upsert_svc import errors, listing, sql
+from upsert_svc import errors, filters, listing, sql
 from upsert_svc.database import SERVICE_ROLE
+from upsert_svc.fields import FieldDefinition
 
 _CATALOG = """
 select 'column' as kind, c.relname || '.' || a.attname as name,
@@ -211,7 +212,8 @@ async def test_every_constraint_is_answered_or_known_to_be_out_of_a_callers_reac
         "users_role_check", "tokens_token_hash_key", "tokens_token_hash_check", "tokens_user_id_fkey",
         "objects_account_id_fkey", "objects_naming_key", "objects_key_check", "objects_naming_check",
         "objects_autoincrement_prefix_check", "objects_autoincrement_padding_check",
-        "objects_autoincrement_start_check", "fields_object_id_fkey", "fields_type_check",
+        "objects_autoincrement_start_check", "objects_search_state_check",
+        "fields_object_id_fkey", "fields_type_check",
         "counters_object_id_fkey", "records_name_check", "records_external_id_check", "records_number_check",
         "records_number_key", "changes_kind_check",
         "idempotency_keys_account_id_fkey", "jobs_account_id_fkey", "jobs_job_id_check",
@@ -274,6 +276,7 @@ async def test_a_plain_patch_or_replacement_pays_for_no_document_strategy_or_con
     assert await database.fetchval(writing, "new", "y", None) == "created"
     spared = {
         "type_conflicts", "resulting_fields", "replaced_fields", "merge_patch", "entity_tag", "live_fields",
+        "keep_documents", "search_document", "searched_text",
     }  # fmt: skip
     assert not spared & await _called(database)
     assert await database.fetchval(writing, "e", "z", "force") == "unchanged"
@@ -282,6 +285,13 @@ async def test_a_plain_patch_or_replacement_pays_for_no_document_strategy_or_con
     assert "type_conflicts" in await _called(database)
     assert await database.fetchval(writing, "e", "z", "merge") == "unchanged"
     assert "resulting_fields" in await _called(database)
+    await database.execute("update objects set search_state = 'kept', searched_since = 1 where object_id = 1")
+    assert await database.fetchval(writing, "e", "z", None) == "unchanged"
+    await database.execute("update records set fields = '{}' where external_id = 'e'")
+    assert await database.fetchval(writing, "e", "z", None) == "updated"
+    assert not {"keep_documents"} & await _called(database), "no word has changed"
+    assert await database.fetchval(writing, "another", "w", None) == "created"
+    assert {"keep_documents", "search_document"} <= await _called(database)
 
 
 async def _called(database: Any) -> set[str]:
@@ -302,6 +312,86 @@ async def test_a_reading_finds_its_object_by_the_whole_key(database: Any, name: 
         "records": "record_id = " if name == "show" else "object_id = ",
     }
     assert all(re.search(whole_keys[table], condition) for table, condition in scans), scans
+
+
+_SEARCHES = {"account_id": 1, "object_id": 2}
+
+
+@pytest.mark.parametrize("has_statistics", [False, True])
+@pytest.mark.parametrize(
+    ("statement", "order", "filter_", "indexes"),
+    [
+        (sql.load("records").list(**_SEARCHES), listing.BY_ID, None, {"records_pkey"}),
+        (
+            sql.load("records").list(**_SEARCHES),
+            listing.BY_ID,
+            {"custom_object_fields.f": {"$eq": "x"}},
+            {"records_pkey"},
+        ),
+        (
+            sql.load("searches").find_relevant(**_SEARCHES, words=["x"], terms="'1.2.x':*"),
+            listing.RELEVANCE,
+            None,
+            {"search_documents_terms_idx", "records_pkey"},
+        ),
+        (
+            sql.load("searches").find(**_SEARCHES, terms="'1.2.x':*"),
+            listing.WORD_ORDERS["-updated_at"],
+            None,
+            {"search_documents_terms_idx", "records_pkey"},
+        ),
+        (
+            sql.load("searches").find(**_SEARCHES, terms="'1.2~nam' & '1.2~ame'"),
+            listing.BY_ID,
+            {"name": {"$contains": "name"}},
+            {"search_documents_terms_idx", "records_pkey"},
+        ),
+        (
+            sql.load("searches").walk(**_SEARCHES, reach=2000),
+            listing.BY_ID,
+            {"name": {"$contains": "name"}},
+            {"records_pkey"},
+        ),
+    ],
+    ids=[
+        "list",
+        "filtered list",
+        "words",
+        "words sorted",
+        "a part of the name",
+        "walk for a part of the name",
+    ],
+)
+async def test_a_page_is_found_by_an_index(
+    database: Any,
+    statement: tuple[object, ...],
+    order: listing.Order,
+    filter_: Any,
+    indexes: set[str],
+    has_statistics: bool,
+) -> None:
+    if has_statistics:  # of many small objects, each of which another index would find soonest
+        await database.execute(
+            """insert into search_documents (account_id, object_id, version, record_id, terms)
+               select 1, n % 100, 1, n::text, search_document(1, n % 100, 'name ' || n, 'x')
+                 from generate_series(1, 1000) as n"""
+        )
+        await database.execute("analyze search_documents")
+    fields = {"f": FieldDefinition("f", "text")}
+    condition = filters.compiled(filter_, fields) if filter_ else None
+    page = listing.Page(size=100, position=(-100, "x")[-len(order.columns) :])
+    if order.name.endswith("updated_at"):
+        page = listing.Page(size=100)
+    text, *arguments = listing.records_query(statement, order, page, condition=condition, version=1)
+    settings = "plan_cache_mode = force_generic_plan", "enable_hashjoin = off", "enable_mergejoin = off"
+    for setting in (*settings, "enable_seqscan = off"):
+        await database.execute(f"set {setting}")
+    plan = "\n".join(row[0] for row in await database.fetch(f"explain {text}", *arguments))
+    used = re.findall(r"Index Scan (?:Backward )?(?:using|on) (\w+)", plan)
+    assert {index for index in used if not index.startswith("objects_")} == indexes, plan
+    assert "Seq Scan" not in plan
+    if "search_documents_terms_idx" in indexes:
+        assert re.search(r"records_pkey.*\n.*record_id = ", plan), plan
 
 
 @pytest.mark.parametrize("name", ["events", "latest"])
@@ -327,13 +417,7 @@ async def test_changes_are_read_by_their_one_index(database: Any, name: str) -> 
 
 def _listing() -> str:
     statement, *_ = listing.records_query(
-        sql.load("records").list.text,
-        listing.order_named("id"),
-        listing.Page(),
-        ids=None,
-        external_ids=None,
-        account_id=1,
-        object_id=2,
+        sql.load("records").list(account_id=1, object_id=2), listing.order_named("id"), listing.Page()
     )
     return str(statement)
 

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from upsert_svc import purge, tokens, worker
+from upsert_svc import filling, purge, tokens, worker
 from upsert_svc.api import answers
 from upsert_svc.api.envelope import Envelope, ShortWays
 from upsert_svc.api.rate_limits import Limiter
@@ -38,16 +38,17 @@ def create(settings: Settings | None = None) -> Envelope:
             service = composed(settings, database, await _cursor_key(settings, database))
             service.gatherer.start()
             app.state.service = service
-            purging = asyncio.create_task(purge.run(database.records))
+            background = [asyncio.create_task(work.run(database.records)) for work in (purge, filling)]
             working = worker.running(settings, url, service.object_types)
             _spare_the_collector()
             try:
                 async with working if settings.run_jobs else contextlib.nullcontext():
                     yield
             finally:
-                purging.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await purging
+                for task in background:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
                 await service.gatherer.stop()
 
     table = routes()

@@ -44,6 +44,9 @@ class Arguments:
         return f"${len(self.values)}::{cast}"
 
 
+Condition = Callable[[Arguments], str]  # the SQL of a condition, whose values it adds to the arguments
+
+
 @dataclass(frozen=True)
 class _Kind:
     """Values of one type of SQL: what an operand must be (`read` judges it), and the operators they take."""
@@ -215,6 +218,25 @@ class FilterCompiler:
             return f"{expression} ? {value}"
         once = f"(select name_key({value}))"  # not for each record
         return f"strpos(name_key({expression}), {once}) > 0"
+
+
+def compiled(filter_: Any, fields: Mapping[str, FieldDefinition]) -> Condition:
+    """The condition that a filter stands for; it raises BadRequest when it is asked for."""
+    return lambda arguments: FilterCompiler(fields, arguments).condition(filter_)
+
+
+def contained_in_name(filter_: Any) -> str | None:
+    """A text that the names of all records have in them for which the filter holds; the longest there is."""
+    if not isinstance(filter_, dict):
+        return None
+    parts: list[str | None] = []
+    for name, value in filter_.items():
+        if name == "name" and isinstance(value, dict):
+            contained = value.get("$contains")
+            parts.append(contained if isinstance(contained, str) else None)
+        elif name == "$and" and isinstance(value, list):
+            parts += [contained_in_name(part) for part in value]
+    return max((part for part in parts if part), key=len, default=None)
 
 
 def _joined(word: str, parts: Iterable[str]) -> str:

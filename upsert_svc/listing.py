@@ -9,13 +9,13 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import orjson
 
 from upsert_svc.errors import BadRequest, TooManyValues
-from upsert_svc.fields import FieldDefinition
-from upsert_svc.filters import Arguments, FilterCompiler
+from upsert_svc.filters import Arguments, Condition
 
 Item = TypeVar("Item")
 PAGE_SIZE_LIMIT = 100
@@ -136,6 +136,11 @@ class Order:
     columns: tuple[tuple[str, str], ...]
     descending: bool
 
+    @property
+    def is_by_id(self) -> bool:
+        """Whether records stand in this order in their table's key."""
+        return self.columns == _BY_ID
+
 
 _BY_ID = (("r.record_id", "text"),)  # settles ties
 _BY_UPDATE = (("r.updated_at", "text::timestamptz"), *_BY_ID)
@@ -154,64 +159,73 @@ def _both_ways(columns_by_name: Mapping[str, tuple[tuple[str, str], ...]]) -> di
 
 ORDERS = _both_ways({"id": _BY_ID, "updated_at": _BY_UPDATE})
 SEARCH_ORDERS = ORDERS | _both_ways({"created_at": _BY_CREATION, "name": _BY_NAME})
+BY_ID = ORDERS["id"]
+RELEVANCE = Order("relevance", (("r.rank", "integer"), *_BY_ID), descending=False)
+WORD_ORDERS = _both_ways({"name": _BY_NAME, "created_at": _BY_CREATION, "updated_at": _BY_UPDATE})
 
 
-def order_named(name: str, orders: Mapping[str, Order] = ORDERS) -> Order:
-    """The order that `sort` names, by id when it is empty. Raises BadRequest for any other."""
+def order_named(name: str, orders: Mapping[str, Order] = ORDERS, default: Order = BY_ID) -> Order:
+    """The order that `sort` names, the default when it is empty. Raises BadRequest for any other."""
     try:
-        return orders[name or "id"]
+        return orders[name] if name else default
     except KeyError:
         raise BadRequest(f"sort must be one of {', '.join(orders)}") from None
 
 
-@dataclass(frozen=True)
-class Search:
-    """A filter, to be compiled for the fields of one version of an object's definition."""
-
-    filter: Any
-    fields: Mapping[str, FieldDefinition]
-    version: int
-
-
 def records_query(
-    select: str,
+    statement: Sequence[object],
     order: Order,
     page: Page,
     *,
-    ids: Sequence[str] | None,
-    external_ids: Sequence[str] | None,
-    account_id: int,
-    object_id: int,
-    search: Search | None = None,
+    ids: Sequence[str] | None = None,
+    external_ids: Sequence[str] | None = None,
+    condition: Condition | None = None,
+    version: int | None = None,
 ) -> tuple[object, ...]:
     """The statement for one page of records and its arguments, one row more than the page holds.
 
-    Of a search it finds nothing when the definition is another one by now. Raises BadRequest.
+    It begins as a statement of sql/records.sql or sql/searches.sql with its arguments. With a `version` it
+    finds nothing when the object's definition is another one by now. Raises BadRequest.
     """
-    arguments = Arguments(account_id, object_id)
+    text, *values = statement
+    arguments = Arguments(*values)
     conditions: list[str] = []
-    of_object = ""
     if ids is not None:
         conditions.append(f"r.record_id = any ({arguments.add(list(ids), 'text[]')})")
     if external_ids is not None:
         conditions.append(f"r.external_id = any ({arguments.add(list(external_ids), 'text[]')})")
-    if search is not None:
-        conditions.append(FilterCompiler(search.fields, arguments).condition(search.filter))
-        of_object = f"and o.version = {arguments.add(search.version, 'integer')}"
+    if condition is not None:
+        conditions.append(condition(arguments))
     descending = order.descending != page.backwards
+    beyond = ""
     if page.position is not None:
-        values = ", ".join(
-            arguments.add(value, cast) for value, (_, cast) in zip(page.position, order.columns, strict=True)
-        )
-        columns = ", ".join(column for column, _ in order.columns)
-        conditions.append(f"({columns}) {'<' if descending else '>'} ({values})")
+        beyond = f"and {_beyond(page.position, order, arguments, descending=descending)}"
     direction = "desc" if descending else "asc"
     fragments = {
         "/*conditions*/": "".join(f"\n          and {condition}" for condition in conditions),
+        "/*position*/": beyond,
         "/*order*/": f"order by {', '.join(f'{column} {direction}' for column, _ in order.columns)}",
         "/*limit*/": f"limit {arguments.add(page.size + 1, 'integer')}",
-        "/*object*/": of_object,
+        "/*object*/": "" if version is None else f"and o.version = {arguments.add(version, 'integer')}",
     }
+    select = str(text)
     for comment, fragment in fragments.items():
         select = select.replace(comment, fragment)
     return (select, *arguments.values)
+
+
+def _beyond(position: Sequence[Any], order: Order, arguments: Arguments, *, descending: bool) -> str:
+    """The condition that holds for the rows beyond a position."""
+    values = ", ".join(
+        arguments.add(value, cast) for value, (_, cast) in zip(position, order.columns, strict=True)
+    )
+    columns = ", ".join(column for column, _ in order.columns)
+    return f"({columns}) {'<' if descending else '>'} ({values})"
+
+
+def position_of(order: Order, row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The values of a row in the columns of its order, for a cursor."""
+    values = (row[column.removeprefix("r.")] for column, _ in order.columns)
+    return tuple(
+        value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value for value in values
+    )

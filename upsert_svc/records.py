@@ -1,19 +1,16 @@
-"""Records: found by exactly one identifier, created, updated, replaced, read, listed, deleted.
+"""Records: found by exactly one identifier, created, updated, replaced, read, counted, deleted.
 
 What is written is judged in `writes`, and by the statement that writes it.
 """
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from datetime import UTC
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from upsert_svc import coalesce, listing, sql
+from upsert_svc import coalesce, sql
 from upsert_svc.bodies import RecordPatch
 from upsert_svc.coalesce import By, Row, Write, Writer
 from upsert_svc.database import Connection, Connections, Database
 from upsert_svc.errors import (
-    BadRequest,
     PreconditionFailed,
     Problem,
     RecordInvalid,
@@ -121,62 +118,6 @@ class Records:
         record = Record._make(row[_READ_COLUMNS])
         return Shown(record, entity_tag(record, row["definition_version"]))
 
-    async def page(
-        self,
-        principal: Principal,
-        object_key: str,
-        cursors: listing.Cursors,
-        query: Mapping[str, str],
-        filter_: Any = None,
-    ) -> listing.Listed[Record]:
-        """One page of an object's records, sorted as the query says (docs/api.md, "Pages"), or of a search.
-
-        Takes one statement, unless there is nothing on the page: then the object may be gone or made anew,
-        or a search's filter be compiled for another definition.
-        """
-        object_type = await self._object_types.get(principal.account_id, object_key)
-        listed = None
-        with contextlib.suppress(BadRequest):  # a cursor may belong to the object made anew
-            listed = await self._listed(principal, object_type, cursors, query, filter_)
-        if listed is not None and listed.items:
-            return listed
-        current = await self._object_types.confirmed(object_type)
-        if current is object_type and listed is not None:
-            return listed
-        return await self._listed(principal, current, cursors, query, filter_)
-
-    async def _listed(
-        self,
-        principal: Principal,
-        object_type: ObjectType,
-        cursors: listing.Cursors,
-        query: Mapping[str, str],
-        filter_: Any,
-    ) -> listing.Listed[Record]:
-        if filter_ is None:
-            orders, kind, search = listing.ORDERS, "records", None
-        else:
-            orders, kind = listing.SEARCH_ORDERS, "search"
-            search = listing.Search(filter_, object_type.validator.fields, object_type.version)
-        order = listing.order_named(query.get("sort", ""), orders)
-        scope = f"{kind} {principal.account_id} {object_type.object_id} {order.name}"
-        page = listing.requested(query, cursors, scope)
-        statement = listing.records_query(
-            _SQL.list.text,
-            order,
-            page,
-            ids=listing.chosen(query, "filter[ids]"),
-            external_ids=listing.chosen(query, "filter[external_ids]"),
-            account_id=principal.account_id,
-            object_id=object_type.object_id,
-            search=search,
-        )
-        async with self._database.records.connection() as connection:
-            rows = await connection.fetch(*statement)
-        return listing.cut(
-            [Record._make(row) for row in rows], page, cursors, scope, lambda record: _position(order, record)
-        )
-
     async def count(self, principal: Principal, object_key: str) -> int:
         """How many records the object has. Raises RecordNotFound for an unknown object."""
         object_type = await self._current_type(principal, object_key)
@@ -277,14 +218,3 @@ async def _tried(connection: Connection, account_id: int, by: By, write: Write) 
     finally:
         await transaction.rollback()
     return row
-
-
-def _position(order: listing.Order, record: Record) -> tuple[str, ...]:
-    """The record's values in the columns of the order."""
-    values = {
-        "r.record_id": record.record_id,
-        "r.name": record.name,
-        "r.created_at": record.created_at.astimezone(UTC).isoformat(),
-        "r.updated_at": record.updated_at.astimezone(UTC).isoformat(),
-    }
-    return tuple(values[column] for column, _ in order.columns)

@@ -14,6 +14,7 @@ from upsert_svc.listing import Cursors
 from upsert_svc.object_fields import ObjectFields
 from upsert_svc.object_types import ObjectTypes
 from upsert_svc.objects import Objects
+from upsert_svc.pages import Pages
 from upsert_svc.reads import Reader
 from upsert_svc.records import Records
 from upsert_svc.settings import Settings
@@ -31,6 +32,7 @@ class Service:
     objects: Objects
     object_fields: ObjectFields
     records: Records
+    pages: Pages
     changes: Changes
     jobs: Jobs
     reader: Reader
@@ -110,6 +112,7 @@ def _assembled(
         ),
         object_fields=ObjectFields(database, object_types, field_limit=settings.field_limit),
         records=records,
+        pages=Pages(database, object_types),
         changes=Changes(database.records, object_types, records),
         jobs=Jobs(database, object_types, job_limit=settings.job_limit),
         reader=reader,

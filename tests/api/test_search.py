@@ -11,7 +11,7 @@ import orjson
 import pytest
 from harness import Api, record_of
 
-from upsert_svc import listing, sql
+from upsert_svc import filters, listing, sql
 from upsert_svc.fields import FieldDefinition
 
 SEED = 20261125
@@ -210,14 +210,11 @@ async def _found(owner: Any, object_key: str, filter_: Mapping[str, Any]) -> set
     fields = {name: FieldDefinition(name, kind, options=OPTIONS) for name, kind in FIELDS.items()}
     read = orjson.loads(orjson.dumps(filter_))
     statement, *arguments = listing.records_query(
-        sql.load("records").list.text,
+        sql.load("records").list(account_id=row["account_id"], object_id=row["object_id"]),
         listing.order_named("id"),
         listing.Page(size=RECORDS + 1),
-        ids=None,
-        external_ids=None,
-        account_id=row["account_id"],
-        object_id=row["object_id"],
-        search=listing.Search(_exact(read), fields, row["version"]),
+        condition=filters.compiled(_exact(read), fields),
+        version=row["version"],
     )
     return {row["record_id"] for row in await owner.fetch(statement, *arguments)}
 

@@ -198,6 +198,9 @@ async def test_no_query_and_no_path_is_an_error_of_ours(target: Target, query: A
     for path in (target.records, "/custom_objects", f"/custom_objects/{target.key}/fields"):
         response = await client.get(path, params=query)
         assert response.status_code < 500, response.text
+    for path, name in ((f"{target.records}/search", "query"), (f"{target.records}/autocomplete", "name")):
+        response = await client.get(path, params={**dict(query), name: segment})
+        assert response.status_code < 500, response.text
     try:
         url = client.build_request("GET", f"/custom_objects/{segment}").url
     except Exception:  # what httpx itself refuses to send

@@ -11,6 +11,7 @@ from upsert_svc.api.calls import Call, Query
 from upsert_svc.api.conditions import conditions
 from upsert_svc.bodies import external_id_problem, name_problem, record_patch
 from upsert_svc.errors import BadRequest, PreconditionFailed, RecordInvalid
+from upsert_svc.pages import Filter, Words
 from upsert_svc.writes import NEW, Change, Identifier, Strategy, Written
 
 _STRATEGIES: Mapping[str, Strategy] = {"": "force", "force": "force", "merge": "merge", "replace": "replace"}
@@ -87,16 +88,20 @@ async def listing(call: Call) -> Response:
 
 async def search(call: Call) -> Response:
     query, filter_ = _searched(await call.json(), call.query)
-    return await _page(call, query, filter_)
+    return await _page(call, query, Filter(filter_))
+
+
+async def search_words(call: Call) -> Response:
+    return await _page(call, call.query, Words(call.query.get("query", "")))
 
 
 async def autocomplete(call: Call) -> Response:
-    return await _page(call, call.query, {"name": {"$contains": call.query.get("name", "")}})
+    return await _page(call, call.query, Filter({"name": {"$contains": call.query.get("name", "")}}))
 
 
-async def _page(call: Call, query: Mapping[str, str], filter_: Any = None) -> Response:
-    listed = await call.service.records.page(
-        call.principal, call.path("key"), call.service.cursors, query, filter_
+async def _page(call: Call, query: Mapping[str, str], sought: Filter | Words | None = None) -> Response:
+    listed = await call.service.pages.page(
+        call.principal, call.path("key"), call.service.cursors, query, sought
     )
     resources = answers.records(call, listed.items)
     return answers.page(call, "custom_object_records", listed, resources, query)

@@ -34,7 +34,7 @@ TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
         "DELETE": (records.delete_identified, False),
     },
     f"{OBJECT}/records/count": {"GET": (records.count, False)},
-    SEARCH: {"POST": (records.search, False)},
+    SEARCH: {"GET": (records.search_words, False), "POST": (records.search, False)},
     f"{OBJECT}/records/autocomplete": {"GET": (records.autocomplete, False)},
     f"{OBJECT}/records/{{id}}": {
         "GET": (records.show, False),

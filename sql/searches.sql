@@ -1,0 +1,176 @@
+-- As in records.sql, the listing completes the statements of pages in the place of their comments. Every sort by rank is
+-- upwards, so that the ties of the best are settled by id.
+--
+-- Search documents are looked up by their terms alone, which begin with the account and the object: a condition that
+-- another index can serve would let the planner choose that one, and read all of the object.
+
+-- name: look_for_words
+-- What a search for words must know before it begins. The queries are told as text.
+select o.version, o.search_state, w.words,
+       (select string_agg(query::text, ' | ') from unnest(
+               word_queries(:account_id, :object_id, w.words)) as query) as terms
+  from (select array(select distinct word from unnest(search_words(:text)) as word) as words) as w
+  left join objects o on o.account_id = :account_id and o.object_id = :object_id and o.deleted_at is null;
+
+-- name: look_for_name
+-- The same for a search for a part of the name.
+select o.version, o.search_state, name_query(:account_id, :object_id, :text)::text as terms
+  from objects o
+ where o.account_id = :account_id and o.object_id = :object_id and o.deleted_at is null;
+
+-- name: read_for_words
+-- Reads all records of the object.
+select r.record_id, r.name, r.external_id,
+       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
+       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id, r.rank
+  from (select * from objects where account_id = :account_id and object_id = :object_id
+        offset 0) as o
+ cross join lateral (
+       select *
+         from (select r.*, -search_score(:words::text[], r.name, searched_text(
+                       case when o.removals is null then r.fields
+                            else live_fields(r.fields, r.definition_version, o.removals) end,
+                       o.searched_fields)) as rank
+                 from records r
+                where r.account_id = o.account_id and r.object_id = o.object_id
+               offset 0) as r
+        where r.rank < 0 /*position*/
+       /*order*/ /*limit*/) as r
+ where o.deleted_at is null /*object*/
+ /*order*/;
+
+-- name: find_relevant
+-- Ranks all documents that are found, and reads the records of the page alone.
+select r.record_id, r.name, r.external_id,
+       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
+       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id, r.rank
+  from (select * from objects where account_id = :account_id and object_id = :object_id
+        offset 0) as o
+ cross join lateral (
+       select f.rank, r.*
+         from (select *
+                 from (select d.account_id, d.object_id, d.record_id,
+                              -document_score(d.terms, q.words, q.name_words) as rank
+                         from (select word_queries(:account_id, :object_id, :words::text[]) as words,
+                                      word_queries(:account_id, :object_id, :words::text[], '!') as name_words
+                               offset 0) as q
+                        cross join search_documents d
+                        where d.terms @@ :terms::text::tsquery
+                       offset 0) as r
+                where row(r.account_id, r.object_id) is not distinct from row(o.account_id, o.object_id)
+                      /*position*/
+               /*order*/ /*limit*/) as f
+        cross join lateral (
+              select * from records r
+               where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = f.record_id
+              offset 0) as r) as r
+ where o.deleted_at is null /*object*/
+ /*order*/;
+
+-- name: find
+-- Reads the records of all documents that are found.
+select r.record_id, r.name, r.external_id,
+       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
+       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
+  from (select * from objects where account_id = :account_id and object_id = :object_id
+        offset 0) as o
+ cross join lateral (
+       select r.*
+         from (select d.record_id from search_documents d
+                where d.terms @@ :terms::text::tsquery
+                  and row(d.account_id, d.object_id) is not distinct from row(o.account_id, o.object_id)
+               offset 0) as d
+        cross join lateral (
+              select * from records r
+               where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = d.record_id
+              offset 0) as r
+        where true /*conditions*/ /*position*/
+       /*order*/ /*limit*/) as r
+ where o.deleted_at is null /*object*/
+ /*order*/;
+
+-- name: walk
+-- Looks at the next records in the order of their ids, no further: what is common fills its page there.
+select r.record_id, r.name, r.external_id,
+       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
+       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
+  from (select * from objects where account_id = :account_id and object_id = :object_id
+        offset 0) as o
+ cross join lateral (
+       select *
+         from (select * from records r
+                where r.account_id = o.account_id and r.object_id = o.object_id /*position*/
+               /*order*/
+                limit :reach) as r
+        where true /*conditions*/
+       /*order*/ /*limit*/) as r
+ where o.deleted_at is null /*object*/
+ /*order*/;
+
+-- name: want
+-- Asks for documents, if the object has as many records as make them worth it.
+update objects set search_state = 'wanted'
+ where account_id = :account_id
+   and object_id = any (array(
+       select o.object_id from objects o
+        where o.account_id = :account_id and o.object_id = :object_id and o.search_state is null
+          and o.deleted_at is null
+          and :threshold = (select count(*) from (
+                            select from records r
+                             where r.account_id = o.account_id and r.object_id = o.object_id
+                             limit :threshold) as r)
+          for no key update skip locked));
+
+-- name: claim_wanted
+select account_id, object_id from objects
+ where search_state = 'wanted' and deleted_at is null
+ order by account_id, object_id
+ limit 1;
+
+-- name: begin
+-- Under the exclusive form of the definition's lock: every writer of a record knows of it, or has committed.
+update objects set search_state = 'filling', searched_since = version, search_filled_to = ''
+ where account_id = :account_id and object_id = :object_id and search_state = 'wanted' and deleted_at is null;
+
+-- name: claim
+-- One object whose documents are not all made, that no other process is at.
+select account_id, object_id, version, searched_since, search_filled_to, searched_fields, removals
+  from objects
+ where search_state = 'filling' and deleted_at is null
+ order by account_id, object_id
+ limit 1
+   for no key update skip locked;
+
+-- name: fill
+-- Makes the documents of the next records in the order of their ids, but for those that a writer made. A record is
+-- locked against being deleted before its document stands; whoever updates it meanwhile makes its document after this.
+with next as (
+    select record_id from records
+     where account_id = :account_id and object_id = :object_id and record_id > :filled_to
+     order by record_id
+     limit :limit),
+locked as materialized (
+    select r.record_id, r.name, r.fields, r.definition_version from records r
+     where r.account_id = :account_id and r.object_id = :object_id
+       and r.record_id = any (array(select record_id from next))
+     order by r.record_id
+       for key share of r),
+made as (
+    insert into search_documents as d (account_id, object_id, record_id, version, terms)
+    select :account_id, :object_id, l.record_id, :version,
+           search_document(:account_id, :object_id, l.name, searched_text(
+               case when :removals::jsonb is null then l.fields
+                    else live_fields(l.fields, l.definition_version, :removals::jsonb) end, :searched_fields))
+      from locked l
+     order by l.record_id
+        on conflict (account_id, object_id, record_id) do update
+       set version = excluded.version, terms = excluded.terms
+     where d.version < :searched_since)
+select max(record_id) from next;
+
+-- name: move_on
+update objects set search_filled_to = :filled_to where account_id = :account_id and object_id = :object_id;
+
+-- name: finish
+update objects set search_state = 'kept', search_filled_to = ''
+ where account_id = :account_id and object_id = :object_id;

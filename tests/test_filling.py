@@ -1,0 +1,457 @@
+"""Search documents: made in the background, kept in step by every writer; they find what is there."""
+
+import asyncio
+import random
+import unicodedata
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import orjson
+import pytest
+from harness import Api, Cluster, record_of, running
+
+from upsert_svc import filling, listing, pages, purge, sql
+from upsert_svc.listing import Order
+
+SEED = 20261126
+RECORDS = 2000
+QUERIES = {False: 100, True: 150}  # of each comparison, without documents and with them
+STEMS = (
+    "ford", "For", "fo", "fiesta", "Straße", "STRASSE", "stras", "é", "e\u0301t\u00e9", "7", "77", "07a", "x",
+    "日本", "日", "ÆTHER", "æt", "ﬁn", "fin", "İx", "word", "words", "sword", "y" * 64, "y" * 70,
+)  # fmt: skip
+BETWEEN = (" ", "  ", "-", "_", ".", "\n", "'", "\\", ":*", " & ", "!", '"', "/", "\t", "—", "🚗")
+FIELDS = {"note": "text", "story": "textarea", "code": "regexp", "gone": "text", "year": "integer"}
+SEARCHED = ("note", "story", "code")
+
+
+def text_by_chance(chance: random.Random, most: int) -> str:
+    text = ""
+    for _ in range(chance.randint(1, most)):
+        text += chance.choice(STEMS) + chance.choice(BETWEEN)
+    return text
+
+
+# What a search means, without SQL
+
+
+def folded(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+@cache
+def words_of(text: str) -> frozenset[str]:
+    separated = "".join(letter if letter.isalnum() else " " for letter in folded(text))
+    return frozenset(word[:64] for word in separated.split())
+
+
+def found(records: Sequence[Mapping[str, Any]], text: str) -> list[str]:
+    """The ids of the records that a text finds, the best first."""
+    asked = words_of(text)
+    scored = [(-score(record, asked), record["id"]) for record in records]
+    return [record_id for rank, record_id in sorted(scored) if rank]
+
+
+def score(record: Mapping[str, Any], asked: frozenset[str]) -> int:
+    name, fields = record["name"], record["custom_object_fields"]
+    everywhere = words_of("\n".join([name, *(fields[key] or "" for key in SEARCHED)]))
+    return 100 * fits(everywhere, asked) + fits(words_of(name), asked)
+
+
+def fits(words: frozenset[str], asked: frozenset[str]) -> int:
+    """How many of the words asked for begin one of a record's."""
+    return sum(any(word.startswith(one) for word in words) for one in asked)
+
+
+# The service whose documents are made when the test says so
+
+
+@pytest.fixture(scope="module")
+async def api(cluster: Cluster) -> AsyncIterator[Api]:
+    """An admin of a service that fills nothing in the background."""
+    patched = pytest.MonkeyPatch()
+    patched.setattr(filling, "run", lambda _pool: asyncio.Event().wait())
+    async with running(await cluster.new_database()) as service:
+        patched.undo()
+        api = Api(service, await service.token())
+        async with api.client:
+            yield api
+
+
+async def begin(api: Api, key: str) -> None:
+    """Has writers keep the documents of an object."""
+    async with api.running.sql() as owner:
+        await owner.execute("update objects set search_state = 'wanted' where key = $1", key)
+    assert await filling.begin(api.running.service.database.records)
+
+
+async def fill(api: Api, batch: int = 500) -> int:
+    steps = 0
+    while await filling.step(api.running.service.database.records, batch):
+        steps += 1
+    return steps
+
+
+async def state(api: Api, key: str) -> str | None:
+    async with api.running.sql() as owner:
+        told: str | None = await owner.fetchval("select search_state from objects where key = $1", key)
+    return told
+
+
+async def search(api: Api, key: str, text: str, order: Order) -> tuple[str, list[str]]:
+    """The statement that finds what a text finds, and the ids that it finds, all on one page."""
+    service = api.running.service
+    object_type = await service.object_types.get(1, key)
+    async with service.database.records.connection() as connection:
+        (way,) = await pages.found_by(connection, object_type, pages.Words(text), order)
+        statement = listing.records_query(
+            way, order, listing.Page(size=2 * RECORDS), version=object_type.version
+        )
+        rows = await connection.fetch(*statement)
+    return str(way[0]), [row["record_id"] for row in rows]
+
+
+async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: bool) -> None:
+    records = await api.records(key)
+    names = {record["id"]: record["name"] for record in records}
+    some = 0
+    for _ in range(QUERIES[by_documents]):
+        text = text_by_chance(chance, 4)
+        expected = found(records, text)
+        statement, ids = await search(api, key, text, listing.RELEVANCE)
+        assert ids == expected, text
+        assert ("search_documents" in statement) == by_documents
+        if chance.random() < 0.2:
+            _, ids = await search(api, key, text, listing.WORD_ORDERS["-name"])
+            by_name = sorted(expected, key=lambda record_id: (names[record_id].encode(), record_id))
+            assert ids == by_name[::-1], text
+        some += 0 < len(expected) < len(records)
+    assert some > QUERIES[by_documents] / 2
+
+
+async def _make(api: Api, key: str, chance: random.Random) -> None:
+    async with api.running.sql() as owner:
+        rows = []
+        for number in range(RECORDS):
+            fields = {field: text_by_chance(chance, 3) for field in SEARCHED if chance.random() < 0.4}
+            fields |= {"gone": "word gone", "year": number}
+            rows.append((f"{number:026d}", text_by_chance(chance, 2), orjson.dumps(fields).decode()))
+        await owner.executemany(
+            """insert into records (account_id, object_id, record_id, naming, name, fields,
+                                    definition_version, created_by_user_id, updated_by_user_id)
+               select account_id, object_id, $2, naming, $3, $4::jsonb, version, 1001, 1001
+                 from objects where key = $1""",
+            [(key, *row) for row in rows],
+        )
+
+
+async def _disturb(api: Api, key: str, chance: random.Random) -> None:
+    """Writes that make, change and delete records all over the object."""
+    records = await api.records(key)
+    for record in chance.sample(records, 150):
+        url = f"/custom_objects/{key}/records/{record['id']}"
+        fields: dict[str, Any] = {"note": text_by_chance(chance, 3), "story": None}
+        match chance.randint(0, 4):
+            case 0:
+                await api.client.delete(url)
+                continue
+            case 1:
+                body: dict[str, Any] = {"name": text_by_chance(chance, 2)}
+            case 2:
+                body = {"custom_object_fields": {"year": chance.randint(0, 9)}}
+            case _:
+                body = {"custom_object_fields": fields}
+        changed = await api.client.patch(url, json={"custom_object_record": body})
+        assert changed.status_code == 200, changed.text
+    for number in range(50):
+        external_id = f"{number}-{chance.random()}"
+        name, fields = text_by_chance(chance, 2), {"code": text_by_chance(chance, 2)}
+        record_of(
+            await api.upsert(key, {"name": name, "custom_object_fields": fields}, external_id=external_id)
+        )
+
+
+async def test_searches_by_chance_find_the_same_without_documents_half_way_and_with_them(api: Api) -> None:
+    chance = random.Random(SEED)
+    fields = [{"key": key, "type": kind} for key, kind in FIELDS.items()]
+    fields[2]["regexp_for_validation"] = r"(?s).*"
+    key = await api.new_object(*fields)
+    await _make(api, key, chance)
+    await api.client.delete(f"/custom_objects/{key}/fields/gone")
+    await _compare(api, key, chance, by_documents=False)
+    assert await state(api, key) == "wanted"
+    assert await filling.begin(api.running.service.database.records)
+    for _ in range(2):
+        await filling.step(api.running.service.database.records)
+        await _disturb(api, key, chance)
+    assert await state(api, key) == "filling"
+    await _compare(api, key, chance, by_documents=False)
+    await fill(api)
+    assert await state(api, key) == "kept"
+    await _compare(api, key, chance, by_documents=True)
+    await _disturb(api, key, chance)
+    await _compare(api, key, chance, by_documents=True)
+    await _require_true_documents(api, key)
+
+
+async def _require_true_documents(api: Api, key: str) -> None:
+    """Each record has its document and each document its record, as if it were made now."""
+    async with api.running.sql() as owner:
+        wrong = await owner.fetch(
+            """with due as (
+                   select r.record_id, search_document(r.account_id, r.object_id, r.name, searched_text(
+                              live_fields(r.fields, r.definition_version, coalesce(o.removals, '[]')),
+                              o.searched_fields)) as terms
+                     from records r join objects o using (account_id, object_id)
+                    where o.key = $1),
+               standing as (
+                   select d.record_id, d.terms
+                     from search_documents d join objects o using (account_id, object_id)
+                    where o.key = $1)
+               select record_id, due.terms, standing.terms
+                 from due full join standing using (record_id)
+                where due.terms is distinct from standing.terms""",
+            key,
+        )
+    assert wrong == []
+
+
+# When documents are wanted, and when they are made anew
+
+
+async def find(api: Api, key: str, text: str, **query: Any) -> list[str]:
+    """The names of the records that a search over HTTP finds."""
+    response = await api.client.get(f"/custom_objects/{key}/records/search", params={"query": text, **query})
+    assert response.status_code == 200, response.text
+    return [record["name"] for record in response.json()["custom_object_records"]]
+
+
+@pytest.fixture
+async def kept(api: Api) -> str:
+    """An object of thirty records whose documents are kept."""
+    key = await api.new_object({"key": "note", "type": "text"}, {"key": "other", "type": "text"})
+    for number in range(30):
+        fields = {"note": f"note{number % 3}", "other": "same"}
+        record_of(await api.create(key, name=f"name {number:02d}", custom_object_fields=fields))
+    await begin(api, key)
+    await fill(api, 7)
+    assert await state(api, key) == "kept"
+    return key
+
+
+async def test_a_small_object_and_one_that_is_never_searched_get_no_documents(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await api.new_object()
+    for name in ("one", "two", "three"):
+        await api.create(key, name=name)
+    assert await find(api, key, "t") == ["two", "three"]
+    await api.client.get(f"/custom_objects/{key}/records")
+    assert await state(api, key) is None
+    monkeypatch.setattr(pages, "WORTHWHILE", 3)
+    await api.client.get(f"/custom_objects/{key}/records")
+    await find(api, key, "*")
+    assert await state(api, key) is None
+    await find(api, key, "t")
+    assert await state(api, key) == "wanted"
+    assert await filling.begin(api.running.service.database.records)
+    await fill(api)
+
+
+async def test_completing_a_name_asks_for_documents_and_is_served_by_them(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "WORTHWHILE", 1)
+    monkeypatch.setattr(pages, "REACH", 1)
+    key = await api.new_object()
+    names = ["Straße", "a'b\\c", "xyz", "x", "été", "100%"]
+    for name in names:
+        await api.create(key, name=name)
+
+    async def completed(part: str) -> list[str]:
+        response = await api.client.get(
+            f"/custom_objects/{key}/records/autocomplete", params={"name": part, "page[size]": 2}
+        )
+        return [record["name"] for record in response.json()["custom_object_records"]]
+
+    parts = ("stras", "asse", "'", "'b\\", "\\", "x", "XY", "xyz", "xyzz", "e\u0301t", "%", "_", "ss", "",
+             "xyz" * 500)  # fmt: skip
+    before = [await completed(part) for part in parts]
+    assert await state(api, key) == "wanted"
+    assert await filling.begin(api.running.service.database.records)
+    await fill(api)
+    assert [await completed(part) for part in parts] == before
+    assert before[:4] == [["Straße"], ["Straße"], ["a'b\\c"], ["a'b\\c"]]
+
+
+async def test_a_change_of_what_is_searched_has_the_documents_made_anew(api: Api, kept: str) -> None:
+    note = f"/custom_objects/{kept}/fields/note"
+    for active, count in ((False, 0), (True, 10)):
+        changed = await api.client.patch(note, json={"custom_object_field": {"active": active}})
+        assert changed.status_code == 200
+        assert await state(api, kept) == "filling"
+        assert len(await find(api, kept, "note1")) == count
+        await fill(api, 7)
+        assert await state(api, kept) == "kept"
+        assert len(await find(api, kept, "note1")) == count
+        await _require_true_documents(api, kept)
+    await api.client.delete(note)
+    assert (await state(api, kept), await find(api, kept, "note1")) == ("filling", [])
+    await fill(api, 7)
+    await api.new_field(kept, key="note", type="text")
+    assert (await state(api, kept), await find(api, kept, "note1")) == ("kept", [])
+    await _require_true_documents(api, kept)
+
+
+async def test_a_change_of_anything_else_leaves_the_documents(api: Api, kept: str) -> None:
+    await api.new_field(kept, key="third", type="textarea")
+    body = {"custom_object_field": {"title": "Another"}}
+    assert (await api.client.patch(f"/custom_objects/{kept}/fields/note", json=body)).status_code == 200
+    assert await state(api, kept) == "kept"
+    await api.create(kept, name="new", custom_object_fields={"third": "rare"})
+    assert await find(api, kept, "rare") == ["new"]
+
+
+async def test_the_documents_of_a_deleted_object_go_with_its_records(api: Api, kept: str) -> None:
+    async with api.running.sql() as owner:
+        object_id = await owner.fetchval("select object_id from objects where key = $1", kept)
+        await api.client.delete(f"/custom_objects/{kept}")
+        while await purge.step(api.running.service.database.records, 10):
+            pass
+        counting = "select count(*) from search_documents where object_id = $1"
+        assert await owner.fetchval(counting, object_id) == 0
+
+
+async def test_a_dry_run_leaves_the_documents(api: Api, kept: str) -> None:
+    await api.upsert(kept, {"name": "imagined"}, external_id="x", dry_run="true")
+    assert await find(api, kept, "imagined") == []
+    await _require_true_documents(api, kept)
+
+
+# Races, one transaction held open
+
+
+_WRITING = """select outcome from unnest(write_records(1, 'record_id', array(
+    select row(0, o.object_id, o.version, $2::text, null, null, null, jsonb_build_object('note', $3::text),
+               1001, null, null, null, null)::record_write
+      from objects o where o.key = $1)))"""
+
+
+async def _made(api: Api) -> tuple[str, list[str]]:
+    """An object of three records, and their ids; its documents are yet to be made."""
+    key = await api.new_object({"key": "note", "type": "text"})
+    made = [await api.create(key, name=name, custom_object_fields={"note": "old"}) for name in "abc"]
+    return key, [record_of(one)["id"] for one in made]
+
+
+async def _is_waiting(task: asyncio.Task[Any]) -> bool:
+    done, _ = await asyncio.wait([task], timeout=0.3)
+    return not done
+
+
+async def test_the_filling_leaves_the_document_that_a_writer_made_before_it(api: Api) -> None:
+    key, ids = await _made(api)
+    await begin(api, key)
+    async with api.running.sql() as owner:
+        async with owner.transaction():
+            assert await owner.fetchval(_WRITING, key, ids[1], "new") == "updated"
+            step = asyncio.create_task(filling.step(api.running.service.database.records))
+            assert await _is_waiting(step)
+        assert await step
+    await fill(api)
+    assert (await find(api, key, "new"), await find(api, key, "old")) == (["b"], ["a", "c"])
+    await _require_true_documents(api, key)
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_a_writer_waits_for_the_filling_and_has_the_last_word(api: Api, method: str) -> None:
+    key, ids = await _made(api)
+    await begin(api, key)
+    fill_all = sql.load("searches").fill
+    async with api.running.sql() as owner:
+        async with owner.transaction():
+            row = await owner.fetchrow("select * from objects where key = $1 for no key update", key)
+            columns = ("account_id", "object_id", "version", "searched_since", "searched_fields", "removals")
+            arguments = {name: row[name] for name in columns}
+            assert await owner.fetchval(*fill_all(**arguments, filled_to="", limit=10)) == ids[2]
+            url = f"/custom_objects/{key}/records/{ids[1]}"
+            body = {"custom_object_record": {"custom_object_fields": {"note": "new"}}}
+            writer = asyncio.create_task(
+                api.client.request(method, url, json=body if method == "PATCH" else None)
+            )
+            assert await _is_waiting(writer)
+        assert (await writer).is_success
+    await fill(api)
+    assert await find(api, key, "old") == ["a", "c"]
+    assert await find(api, key, "new") == (["b"] if method == "PATCH" else [])
+    await _require_true_documents(api, key)
+
+
+async def test_documents_begin_when_the_writers_that_do_not_know_of_them_have_committed(api: Api) -> None:
+    key, ids = await _made(api)
+    async with api.running.sql() as owner, api.running.sql() as other:
+        async with owner.transaction():
+            assert await owner.fetchval(_WRITING, key, ids[1], "new") == "updated"
+            await other.execute("update objects set search_state = 'wanted' where key = $1", key)
+            beginning = asyncio.create_task(filling.begin(api.running.service.database.records))
+            assert await _is_waiting(beginning)
+            assert await state(api, key) == "wanted"
+        assert await beginning
+    await fill(api)
+    assert await find(api, key, "new") == ["b"]
+    await _require_true_documents(api, key)
+
+
+# Pages while others write
+
+
+_EVERY = {"filter": {"custom_object_fields.note": {"$contains": "note"}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sort"),
+    [("list", "id"), ("list", "-updated_at"), ("filter", "-id"), ("filter", "name"), ("filter", "created_at"),
+     ("words", ""), ("words", "-name"), ("words", "updated_at"), ("words read", ""), ("*", "")],
+)  # fmt: skip
+async def test_pages_show_each_record_that_stands_once_while_others_come_and_go(
+    api: Api, kept: str, kind: str, sort: str
+) -> None:
+    if kind == "words read":
+        async with api.running.sql() as owner:
+            await owner.execute("update objects set search_state = 'filling' where key = $1", kept)
+    records = await api.records(kept)
+    standing = {record["id"] for record in records[::2]}
+    passing = [record["id"] for record in records[1::2]]
+    path = f"/custom_objects/{kept}/records" + ("" if kind == "list" else "/search")
+    query: dict[str, Any] = {"sort": sort, "page[size]": 4}
+    if kind.startswith("words") or kind == "*":
+        query["query"] = "*" if kind == "*" else "note0 note1 note2 nam"
+    method, body = ("POST", _EVERY) if kind == "filter" else ("GET", None)
+
+    async def disturb(number: int) -> None:
+        fields = {"note": f"note{number}"}
+        record_of(await api.create(kept, name=f"name {number % 30:02d}", custom_object_fields=fields))
+        if passing:
+            url = f"/custom_objects/{kept}/records/{passing.pop(number % len(passing))}"
+            if number % 2:
+                await api.client.delete(url)
+            else:
+                changed = {"name": f"other {number}", "custom_object_fields": {"note": None}}
+                await api.client.patch(url, json={"custom_object_record": changed})
+
+    last: dict[str, Any] = {}
+    for direction, following in (("page[after]", "after_cursor"), ("page[before]", "before_cursor")):
+        seen: list[str] = []
+        asked = query | ({direction: last["meta"]["before_cursor"]} if last else {})
+        for number in range(100):
+            page = (await api.client.request(method, path, params=asked, json=body)).json()
+            seen += [record["id"] for record in page["custom_object_records"]]
+            if (cursor := page["meta"][following]) is None:
+                break
+            asked[direction] = cursor
+            await disturb(number)
+        stood = [record_id for record_id in seen if record_id in standing]
+        shown = {record["id"] for record in last["custom_object_records"]} if last else set()
+        assert sorted(stood) == sorted(standing - shown)
+        last = page

@@ -1,0 +1,197 @@
+"""Pages of an object's records: all of them, those for which a filter holds, or those that words find.
+
+Records are found by search documents where their object keeps them. Where it does not they are read, and a
+large object is put down for documents. Refuses what is no query with BadRequest.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from upsert_svc import filters, listing, sql
+from upsert_svc.database import Connection, Database
+from upsert_svc.errors import BadRequest
+from upsert_svc.listing import Cursors, Listed, Order, Page
+from upsert_svc.object_types import ObjectType, ObjectTypes
+from upsert_svc.tokens import Principal
+from upsert_svc.writes import Record
+
+QUERY_LIMIT = 255  # characters
+WORD_LIMIT = 20
+EVERYTHING = "*"
+WORTHWHILE = 2000  # records of an object: fewer are read in no time
+REACH = 2000  # how many records a walk looks at before the documents are asked
+_SQL = sql.load("records")
+_SEARCHES_SQL = sql.load("searches")
+_RECORD = slice(len(Record._fields))  # a search for words tells the rank behind it
+
+Statement = Sequence[object]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter as it was sent; see `filters`."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Words:
+    """The text of a search for words."""
+
+    text: str
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether all records are asked for."""
+        return self.text.strip() == EVERYTHING
+
+
+Sought = Filter | Words | None
+
+
+class Pages:
+    """Pages of the records of all accounts; each call speaks for one Principal and stays in its account."""
+
+    def __init__(self, database: Database, object_types: ObjectTypes) -> None:
+        self._database = database
+        self._object_types = object_types
+
+    async def page(
+        self,
+        principal: Principal,
+        object_key: str,
+        cursors: Cursors,
+        query: Mapping[str, str],
+        sought: Sought = None,
+    ) -> Listed[Record]:
+        """One page, sorted as the query says (docs/api.md, "Pages", "Search").
+
+        Where there is nothing on the page, the object may be gone or made anew, or the search be made for
+        another definition: then it is looked for again. Raises RecordNotFound, BadRequest.
+        """
+        if isinstance(sought, Words):
+            _require_text(sought)
+        object_type = await self._object_types.get(principal.account_id, object_key)
+        listed = None
+        with contextlib.suppress(BadRequest):  # a cursor may belong to the object made anew
+            listed = await self._listed(object_type, cursors, query, sought)
+        if listed is not None and listed.items:
+            return listed
+        current = await self._object_types.confirmed(object_type)
+        if current is object_type and listed is not None:
+            return listed
+        return await self._listed(current, cursors, query, sought)
+
+    async def _listed(
+        self, object_type: ObjectType, cursors: Cursors, query: Mapping[str, str], sought: Sought
+    ) -> Listed[Record]:
+        order = _order(query.get("sort", ""), sought)
+        scope = f"{_kind(sought)} {object_type.account_id} {object_type.object_id} {order.name}"
+        page = listing.requested(query, cursors, scope)
+        completed = _completing(object_type, query, sought, order, page)
+        # before a connection is taken: it refuses what is no filter
+        ways = [completed(_SQL.list(account_id=object_type.account_id, object_id=object_type.object_id))]
+        async with self._database.records.connection() as connection:
+            if found := await found_by(connection, object_type, sought, order):
+                ways = [completed(statement) for statement in found]
+            for way in ways:
+                rows = await connection.fetch(*way)
+                if len(rows) > page.size:
+                    break
+        cut = listing.cut(rows, page, cursors, scope, lambda row: listing.position_of(order, row))
+        return Listed([Record._make(row[_RECORD]) for row in cut.items], cut.after_cursor, cut.before_cursor)
+
+
+async def found_by(
+    connection: Connection, object_type: ObjectType, sought: Sought, order: Order
+) -> Sequence[Statement]:
+    """The statements that find what is sought better than by reading all records, if there are any.
+
+    Each but the last is good only where it fills the page. Raises BadRequest for too many words.
+    """
+    if isinstance(sought, Words):
+        return () if sought.is_everything else (await _for_words(connection, object_type, sought, order),)
+    part = filters.contained_in_name(sought.value) if sought else None
+    return () if part is None else await _for_name(connection, object_type, part, order)
+
+
+async def _for_words(
+    connection: Connection, object_type: ObjectType, sought: Words, order: Order
+) -> Statement:
+    ids = _ids(object_type)
+    look = await connection.fetchrow(*_SEARCHES_SQL.look_for_words(**ids, text=sought.text))
+    if len(look["words"]) > WORD_LIMIT:
+        raise BadRequest(f"query has more than {WORD_LIMIT} words")
+    if not await _are_documents_kept(connection, object_type, look):
+        return _SEARCHES_SQL.read_for_words(**ids, words=look["words"])
+    if order is listing.RELEVANCE:
+        return _SEARCHES_SQL.find_relevant(**ids, words=look["words"], terms=look["terms"])
+    return _SEARCHES_SQL.find(**ids, terms=look["terms"])
+
+
+async def _for_name(
+    connection: Connection, object_type: ObjectType, part: str, order: Order
+) -> Sequence[Statement]:
+    ids = _ids(object_type)
+    look = await connection.fetchrow(*_SEARCHES_SQL.look_for_name(**ids, text=part))
+    if look is None or not await _are_documents_kept(connection, object_type, look):
+        return ()
+    find = _SEARCHES_SQL.find(**ids, terms=look["terms"])
+    # what is common is found soonest by walking, what is rare by its documents
+    return (_SEARCHES_SQL.walk(**ids, reach=REACH), find) if order.is_by_id else (find,)
+
+
+async def _are_documents_kept(
+    connection: Connection, object_type: ObjectType, look: Mapping[str, Any]
+) -> bool:
+    """Whether all documents stand, for the version the search is made for. Asks for them where none do."""
+    if look["search_state"] is None and look["version"] is not None:
+        await connection.execute(*_SEARCHES_SQL.want(**_ids(object_type), threshold=WORTHWHILE))
+    return (look["search_state"], look["version"]) == ("kept", object_type.version)
+
+
+def _completing(
+    object_type: ObjectType, query: Mapping[str, str], sought: Sought, order: Order, page: Page
+) -> Callable[[Statement], Statement]:
+    """What makes any of the statements one of the page."""
+    is_for_words = isinstance(sought, Words)
+    condition = (
+        filters.compiled(sought.value, object_type.validator.fields) if isinstance(sought, Filter) else None
+    )
+    return partial(
+        listing.records_query,
+        order=order,
+        page=page,
+        ids=None if is_for_words else listing.chosen(query, "filter[ids]"),
+        external_ids=None if is_for_words else listing.chosen(query, "filter[external_ids]"),
+        condition=condition,
+        version=None if sought is None else object_type.version,
+    )
+
+
+def _kind(sought: Sought) -> str:
+    """What a cursor is good for. By another text the same record has another rank."""
+    if sought is None:
+        return "records"
+    return "search" if isinstance(sought, Filter) else f"words {sought.text.strip()!r}"
+
+
+def _order(sort: str, sought: Sought) -> Order:
+    if isinstance(sought, Words):
+        default = listing.BY_ID if sought.is_everything else listing.RELEVANCE
+        return listing.order_named(sort, listing.WORD_ORDERS, default)
+    return listing.order_named(sort, listing.SEARCH_ORDERS if isinstance(sought, Filter) else listing.ORDERS)
+
+
+def _ids(object_type: ObjectType) -> dict[str, int]:
+    return {"account_id": object_type.account_id, "object_id": object_type.object_id}
+
+
+def _require_text(sought: Words) -> None:
+    if not sought.text.strip():
+        raise BadRequest("query is needed: words, or * for all records")
+    if len(sought.text) > QUERY_LIMIT:
+        raise BadRequest(f"query is longer than {QUERY_LIMIT} characters")
