@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench import endurance, growth, open_loop, plan, reads, report, stage, upserts
+from bench import endurance, growth, open_loop, plan, reads, report, search, stage, upserts
 from bench.figures import Cell
 from bench.plan import Plan
 from bench.stage import Stage
@@ -25,6 +25,7 @@ EXPERIMENTS = {
     plan.READS: Experiment(reads.cells, reads.tables),
     plan.GROWTH: Experiment(growth.cells, growth.tables, growth.check),
     plan.ENDURANCE: Experiment(endurance.cells, endurance.tables),
+    plan.SEARCH: Experiment(search.cells, search.tables),
 }
 
 

@@ -1,7 +1,8 @@
 """The bench's own SQL, as the owner: objects, tables, the records that stand beforehand, the books."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -72,6 +73,18 @@ class Owner:
             object_key,
         )
         return Definition(**found)
+
+    @contextlib.contextmanager
+    def frozen(self, definition: Definition) -> Iterator[None]:
+        """As long as the block lasts, no definition is changed and no object begins to keep documents."""
+        with asyncio.Runner() as runner:
+            connection = runner.run(asyncpg.connect(self._url))
+            place = (definition.account_id, definition.object_id)
+            runner.run(connection.execute("select pg_advisory_lock_shared($1, $2)", *place))
+            try:
+                yield
+            finally:
+                runner.run(connection.close())
 
     def copy_table(self, table: str, original: str = RECORDS) -> None:
         """An empty table made like another: columns, indexes, checks and the room left in pages."""

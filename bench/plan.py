@@ -12,6 +12,7 @@ PGBENCH, PGBENCH_32 = "pgbench", "pgbench-32"
 RIVALS = ("fastapi", "fastify")
 WORKLOADS = ("update", "replace", "mixed", "refused", "hot", "autonumber", "unique")
 UPSERTS, OPEN_LOOP, READS, GROWTH, ENDURANCE = "upserts", "open-loop", "reads", "growth", "endurance"
+SEARCH = "search"
 
 _SERVICE = re.compile(r"service-([1-9][0-9]?)")
 _COMMANDS = {
@@ -20,8 +21,10 @@ _COMMANDS = {
     READS: "records by id and lists of 100, beside the same selects",
     GROWTH: "upserts by how many records stand, and over how many objects",
     ENDURANCE: "the memory under full load",
+    SEARCH: "searches without and with search documents, and what these cost an upsert",
 }
-_CONNECTIONS = {UPSERTS: [1, 8, 32, 64, 128], OPEN_LOOP: [64], READS: [1, 32], GROWTH: [32], ENDURANCE: [64]}
+_CONNECTIONS = {UPSERTS: [1, 8, 32, 64, 128], OPEN_LOOP: [64], READS: [1, 32], GROWTH: [32], ENDURANCE: [64],
+                SEARCH: [32]}  # fmt: skip
 _SECONDS = {OPEN_LOOP: 30.0, ENDURANCE: 300.0}
 _CONTESTANTS = {
     UPSERTS: [PGBENCH, PGBENCH_32, "service-1", "service-2"],
@@ -29,6 +32,7 @@ _CONTESTANTS = {
     READS: [PGBENCH, "service-1"],
     GROWTH: [PGBENCH, "service-1"],
     ENDURANCE: ["service-1"],
+    SEARCH: ["service-1"],
 }
 _TAKING_RIVALS = (UPSERTS, OPEN_LOOP, ENDURANCE)
 
@@ -52,6 +56,7 @@ class Plan:
     open_connections: int = 0
     large: bool = False
     every: float = 0
+    queries: int = 0
 
 
 def workers_of(contestant: str) -> int:
@@ -85,7 +90,7 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--seconds", float, _SECONDS.get(command, 8.0), "how long a cell is measured")
     add("--warmup", float, 2.0, "how long a cell runs before that")
     if command != GROWTH:
-        add("--keys", _whole, 100_000, "records that stand beforehand")
+        add("--keys", _whole, 10**6 if command == SEARCH else 100_000, "records that stand beforehand")
     add("--sample", _whole, 200 if command == GROWTH else 1000, "keys read back after a cell")
     parser.add_argument("--json", type=Path, help="where to write all figures as JSON")
     if command == UPSERTS:
@@ -108,6 +113,8 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--large", action="store_true", help="10,000,000 records too")
     elif command == ENDURANCE:
         add("--every", float, 5.0, "seconds from one look at the memory to the next")
+    elif command == SEARCH:
+        add("--queries", _whole, 50, "of each kind, one after the other")
 
 
 def _known(command: str) -> list[str]:
