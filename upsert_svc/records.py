@@ -4,7 +4,7 @@ What is written is judged in `writes`, and by the statement that writes it.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from upsert_svc import coalesce, sql
 from upsert_svc.bodies import RecordPatch
