@@ -245,7 +245,11 @@ async def a_re_keying_against_two_autonumbered_creations(api: Api) -> tuple[Seen
     key = await api.new_object(naming=NUMBERED)
     await api.upsert(key, {}, external_id="a")
     async with held(api) as (rival, transaction):
-        await rival.execute("update records set external_id = 'b' where external_id = 'a'")
+        await rival.execute(
+            """update records set external_id = 'b'
+                where external_id = 'a' and object_id = (select object_id from objects where key = $1)""",
+            key,
+        )
         gathered = asyncio.gather(*(api.upsert(key, {}, external_id=name) for name in ("b", "c")))
 
         async def both() -> httpx.Response:
