@@ -8,7 +8,9 @@
 -- What a search for words must know before it begins. The queries are told as text.
 select o.version, o.search_state, w.words,
        (select string_agg(query::text, ' | ') from unnest(
-               word_queries(:account_id, :object_id, w.words)) as query) as terms
+               word_queries(:account_id, :object_id, w.words)) as query) as terms,
+       (select string_agg(query::text, ' | ') from unnest(
+               word_queries(:account_id, :object_id, w.words, '!')) as query) as name_terms
   from (select array(select distinct word from unnest(search_words(:text)) as word) as words) as w
   left join objects o on o.account_id = :account_id and o.object_id = :object_id and o.deleted_at is null;
 
@@ -59,6 +61,39 @@ select r.record_id, r.name, r.external_id,
                        offset 0) as r
                 where row(r.account_id, r.object_id) is not distinct from row(o.account_id, o.object_id)
                       /*position*/
+               /*order*/ /*limit*/) as f
+        cross join lateral (
+              select * from records r
+               where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = f.record_id
+              offset 0) as r) as r
+ where o.deleted_at is null /*object*/
+ /*order*/;
+
+-- name: walk_relevant
+-- Looks at the next documents in the order of their ids, no further, for those of one rank: that of the position, or else
+-- the best that there can be. What is common fills its page there, and no better record comes before it.
+select r.record_id, r.name, r.external_id,
+       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
+       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id, r.rank
+  from (select * from objects where account_id = :account_id and object_id = :object_id
+        offset 0) as o
+ cross join lateral (
+       select f.rank, r.*
+         from (select *
+                 from (select d.record_id, -document_score(d.terms, q.words, q.name_words) as rank, q.rank as sought
+                         from (select word_queries(:account_id, :object_id, :words::text[]) as words,
+                                      word_queries(:account_id, :object_id, :words::text[], '!') as name_words,
+                                      coalesce(:rank::integer, -cardinality(:words::text[]) * case when exists (
+                                          select from search_documents n
+                                           where n.terms @@ :name_terms::text::tsquery) then 101 else 100 end) as rank
+                               offset 0) as q
+                        cross join lateral (
+                              select r.record_id, r.terms from search_documents r
+                               where r.account_id = o.account_id and r.object_id = o.object_id /*position*/
+                              /*order*/
+                               limit :reach) as d
+                       offset 0) as r
+                where r.rank = r.sought
                /*order*/ /*limit*/) as f
         cross join lateral (
               select * from records r

@@ -12,7 +12,7 @@ import pytest
 from harness import Api, Cluster, record_of, running
 
 from upsert_svc import filling, listing, pages, purge, sql
-from upsert_svc.listing import Order
+from upsert_svc.listing import Order, Page
 
 SEED = 20261126
 RECORDS = 2000
@@ -64,6 +64,9 @@ def fits(words: frozenset[str], asked: frozenset[str]) -> int:
     return sum(any(word.startswith(one) for word in words) for one in asked)
 
 
+EVERYTHING = Page(size=2 * RECORDS)
+
+
 # The service whose documents are made when the test says so
 
 
@@ -99,35 +102,63 @@ async def state(api: Api, key: str) -> str | None:
     return told
 
 
-async def search(api: Api, key: str, text: str, order: Order) -> tuple[str, list[str]]:
-    """The statement that finds what a text finds, and the ids that it finds, all on one page."""
+async def search(
+    api: Api, key: str, text: str, order: Order, page: Page = EVERYTHING
+) -> tuple[str, list[Any]]:
+    """The statement that finds what a text finds, and its rows, one more than the page holds."""
     service = api.running.service
     object_type = await service.object_types.get(1, key)
     async with service.database.records.connection() as connection:
-        (way,) = await pages.found_by(connection, object_type, pages.Words(text), order)
-        statement = listing.records_query(
-            way, order, listing.Page(size=2 * RECORDS), version=object_type.version
-        )
-        rows = await connection.fetch(*statement)
-    return str(way[0]), [row["record_id"] for row in rows]
+        for way in await pages.found_by(connection, object_type, pages.Words(text), order, page):
+            statement = listing.records_query(way.statement, way.order, way.page, version=object_type.version)
+            rows = await connection.fetch(*statement)
+            if len(rows) > page.size:
+                break
+    return str(statement[0]), rows
+
+
+def ids_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [row["record_id"] for row in rows]
+
+
+async def _page_through(api: Api, key: str, text: str, chance: random.Random, expected: list[str]) -> int:
+    """Pages of a search from its beginning on, and back again; answers how many were filled by walking."""
+    size, walks = chance.choice([1, 7, 50]), 0
+    page = Page(size)
+    for place in range(0, 4 * size, size):
+        statement, rows = await search(api, key, text, listing.RELEVANCE, page)
+        assert ids_of(rows) == expected[place : place + size + 1], text
+        walks += "sought" in statement
+        if not rows:
+            break
+        back = Page(size, listing.position_of(listing.RELEVANCE, rows[0]), backwards=True)
+        _, before = await search(api, key, text, listing.RELEVANCE, back)
+        assert ids_of(before) == expected[:place][::-1][: size + 1], text
+        if len(rows) <= size:
+            break
+        page = Page(size, listing.position_of(listing.RELEVANCE, rows[size - 1]))
+    return walks
 
 
 async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: bool) -> None:
     records = await api.records(key)
     names = {record["id"]: record["name"] for record in records}
-    some = 0
+    some = walks = 0
     for _ in range(QUERIES[by_documents]):
         text = text_by_chance(chance, 4)
         expected = found(records, text)
-        statement, ids = await search(api, key, text, listing.RELEVANCE)
-        assert ids == expected, text
+        statement, rows = await search(api, key, text, listing.RELEVANCE)
+        assert ids_of(rows) == expected, text
         assert ("search_documents" in statement) == by_documents
         if chance.random() < 0.2:
-            _, ids = await search(api, key, text, listing.WORD_ORDERS["-name"])
+            _, rows = await search(api, key, text, listing.WORD_ORDERS["-name"])
             by_name = sorted(expected, key=lambda record_id: (names[record_id].encode(), record_id))
-            assert ids == by_name[::-1], text
+            assert ids_of(rows) == by_name[::-1], text
+        if by_documents:
+            walks += await _page_through(api, key, text, chance, expected)
         some += 0 < len(expected) < len(records)
     assert some > QUERIES[by_documents] / 2
+    assert (walks > QUERIES[by_documents] / 4) == by_documents
 
 
 async def _make(api: Api, key: str, chance: random.Random) -> None:

@@ -335,6 +335,14 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
             {"search_documents_terms_idx", "records_pkey"},
         ),
         (
+            sql.load("searches").walk_relevant(
+                **_SEARCHES, words=["x"], name_terms="'1.2!x':*", rank=None, reach=2000
+            ),
+            listing.BY_ID,
+            None,
+            {"search_documents_terms_idx", "search_documents_pkey", "records_pkey"},
+        ),
+        (
             sql.load("searches").find(**_SEARCHES, terms="'1.2.x':*"),
             listing.WORD_ORDERS["-updated_at"],
             None,
@@ -357,6 +365,7 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
         "list",
         "filtered list",
         "words",
+        "words walked",
         "words sorted",
         "a part of the name",
         "walk for a part of the name",

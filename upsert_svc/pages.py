@@ -6,9 +6,9 @@ large object is put down for documents. Refuses what is no query with BadRequest
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from upsert_svc import filters, listing, sql
 from upsert_svc.database import Connection, Database
@@ -50,6 +50,14 @@ class Words:
 
 
 Sought = Filter | Words | None
+
+
+class Way(NamedTuple):
+    """A statement that finds records, and the order and page that complete it."""
+
+    statement: Statement
+    order: Order
+    page: Page
 
 
 class Pages:
@@ -95,8 +103,8 @@ class Pages:
         # before a connection is taken: it refuses what is no filter
         ways = [completed(_SQL.list(account_id=object_type.account_id, object_id=object_type.object_id))]
         async with self._database.records.connection() as connection:
-            if found := await found_by(connection, object_type, sought, order):
-                ways = [completed(statement) for statement in found]
+            if found := await found_by(connection, object_type, sought, order, page):
+                ways = [completed(way.statement, order=way.order, page=way.page) for way in found]
             for way in ways:
                 rows = await connection.fetch(*way)
                 if len(rows) > page.size:
@@ -106,30 +114,40 @@ class Pages:
 
 
 async def found_by(
-    connection: Connection, object_type: ObjectType, sought: Sought, order: Order
-) -> Sequence[Statement]:
+    connection: Connection, object_type: ObjectType, sought: Sought, order: Order, page: Page
+) -> Sequence[Way]:
     """The statements that find what is sought better than by reading all records, if there are any.
 
     Each but the last is good only where it fills the page. Raises BadRequest for too many words.
     """
     if isinstance(sought, Words):
-        return () if sought.is_everything else (await _for_words(connection, object_type, sought, order),)
+        return () if sought.is_everything else await _for_words(connection, object_type, sought, order, page)
     part = filters.contained_in_name(sought.value) if sought else None
-    return () if part is None else await _for_name(connection, object_type, part, order)
+    statements = () if part is None else await _for_name(connection, object_type, part, order)
+    return [Way(statement, order, page) for statement in statements]
 
 
 async def _for_words(
-    connection: Connection, object_type: ObjectType, sought: Words, order: Order
-) -> Statement:
+    connection: Connection, object_type: ObjectType, sought: Words, order: Order, page: Page
+) -> Sequence[Way]:
     ids = _ids(object_type)
     look = await connection.fetchrow(*_SEARCHES_SQL.look_for_words(**ids, text=sought.text))
     if len(look["words"]) > WORD_LIMIT:
         raise BadRequest(f"query has more than {WORD_LIMIT} words")
     if not await _are_documents_kept(connection, object_type, look):
-        return _SEARCHES_SQL.read_for_words(**ids, words=look["words"])
-    if order is listing.RELEVANCE:
-        return _SEARCHES_SQL.find_relevant(**ids, words=look["words"], terms=look["terms"])
-    return _SEARCHES_SQL.find(**ids, terms=look["terms"])
+        return (Way(_SEARCHES_SQL.read_for_words(**ids, words=look["words"]), order, page),)
+    if order is not listing.RELEVANCE:
+        return (Way(_SEARCHES_SQL.find(**ids, terms=look["terms"]), order, page),)
+    rank, by_id = (None, page) if page.position is None else _within_rank(page, page.position)
+    asked = {"words": look["words"], "name_terms": look["name_terms"]}
+    walk = _SEARCHES_SQL.walk_relevant(**ids, **asked, rank=rank, reach=REACH)
+    find = _SEARCHES_SQL.find_relevant(**ids, words=look["words"], terms=look["terms"])
+    return (Way(walk, listing.BY_ID, by_id), Way(find, order, page))
+
+
+def _within_rank(page: Page, position: Sequence[Any]) -> tuple[int, Page]:
+    """The rank of a position by relevance, and the page as one of that rank alone, by id."""
+    return position[0], replace(page, position=tuple(position[1:]))
 
 
 async def _for_name(
@@ -155,8 +173,8 @@ async def _are_documents_kept(
 
 def _completing(
     object_type: ObjectType, query: Mapping[str, str], sought: Sought, order: Order, page: Page
-) -> Callable[[Statement], Statement]:
-    """What makes any of the statements one of the page."""
+) -> Callable[..., Statement]:
+    """What makes any of the statements one of the page: listing.records_query with all else."""
     is_for_words = isinstance(sought, Words)
     condition = (
         filters.compiled(sought.value, object_type.validator.fields) if isinstance(sought, Filter) else None
