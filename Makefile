@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for python in /usr/bin/python3 python3; do \
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: setup run demo test races check format bench lock schema clean
+.PHONY: setup run demo test clients races check format bench lock schema clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+clients: setup
+	$(BIN)/python -m pytest -m clients tests/clients
 
 races: setup
 	$(BIN)/python -m pytest -m storm tests/races
@@ -48,4 +51,4 @@ lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --all-extras --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:
-	rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .bench tests/clients/.installed .mypy_cache .ruff_cache .pytest_cache

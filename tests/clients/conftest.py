@@ -1,0 +1,80 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients.environments import Client
+from commands import TOKEN, serving
+
+EMAIL = "admin@example.com"
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a client told, step by step."""
+
+    told: dict[str, dict[str, Any]]
+
+    def saw(self, step: str) -> Any:
+        """What the client gave back in a step that went well."""
+        assert "raised" not in self.told[step], self.told[step]
+        return self.told[step]["saw"]
+
+    def raised(self, step: str) -> tuple[str, str]:
+        """The kind and the text of the error that the client raised in a step."""
+        told = self.told[step]
+        assert "raised" in told, told
+        return told["raised"], told["text"]
+
+
+@pytest.fixture(scope="session")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, str]]:
+    """What a story needs to know of the service: `upsert-svc serve` twice on one embedded server.
+
+    The second takes three requests in two seconds.
+    """
+    data: Path = tmp_path_factory.mktemp("clients") / "data"
+    settings = {"BOOTSTRAP_EMAIL": EMAIL, "BOOTSTRAP_TOKEN": TOKEN}
+    limits = {"RATE_LIMIT_TOKEN": "3/2 seconds"}
+    async with (
+        serving("--data-dir", str(data), **settings) as (client, _),
+        serving("--data-dir", str(data), **settings, **limits) as (limited, _),
+    ):
+        yield {
+            "SERVICE_URL": str(client.base_url).rstrip("/"),
+            "SERVICE_LIMITED_URL": str(limited.base_url).rstrip("/"),
+            "SERVICE_EMAIL": EMAIL,
+            "SERVICE_TOKEN": TOKEN,
+        }
+
+
+Tell = Callable[[str], Awaitable[Story]]
+
+
+@pytest.fixture(scope="session")
+def story(served: dict[str, str]) -> Tell:
+    """Has a client tell its story to the end, once."""
+    stories: dict[str, Story] = {}
+
+    async def tell(name: str) -> Story:
+        if name in stories:
+            return stories[name]
+        client = Client(name)
+        command = await asyncio.to_thread(client.command)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=client.environment() | served,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 180)
+        assert process.returncode == 0, f"{out.decode()}{err.decode()}"
+        steps = [json.loads(line) for line in out.decode().splitlines()]
+        assert len({told["step"] for told in steps}) == len(steps), "a step was told twice"
+        stories[name] = Story({told["step"]: told for told in steps})
+        return stories[name]
+
+    return tell
