@@ -1,0 +1,324 @@
+"""The good answer of every endpoint of the route table to either role, and the refusals of its kind."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import asyncpg
+import httpx
+import pytest
+from api.test_errors import (
+    ADMIN_ENDPOINTS,
+    BODY_ENDPOINTS,
+    ENDPOINTS,
+    ROOT,
+    WITH_BODY,
+    Place,
+    body_of,
+    place,
+    query_of,
+    state,
+)
+from harness import Api, Cluster, problems_of, record_of, running
+from hostile.wire import Wire
+
+from upsert_svc.api.routes import TABLE
+
+__all__ = ["place"]  # the fixture
+
+OBJECT = {
+    "url", "key", "title", "raw_title", "title_pluralized", "raw_title_pluralized", "description",
+    "raw_description", "include_in_list_view", "allows_photos", "allows_attachments", "created_by_user_id",
+    "updated_by_user_id", "created_at", "updated_at",
+}  # fmt: skip
+FIELD = {
+    "url", "id", "type", "key", "title", "raw_title", "description", "raw_description", "position", "active",
+    "required", "system", "regexp_for_validation", "tag", "custom_field_options", "relationship_target_type",
+    "relationship_filter", "properties", "created_at", "updated_at",
+}  # fmt: skip
+RECORD = {
+    "url", "id", "name", "external_id", "custom_object_key", "custom_object_fields", "photo", "created_at",
+    "updated_at", "created_by_user_id", "updated_by_user_id",
+}  # fmt: skip
+JOB = {"id", "job_type", "url", "total", "progress", "status", "message", "results"}
+EVENT = {"id", "type", "source", "description", "actor", "properties", "created_at", "received_at"}
+LINKS, PAGE = {"next", "prev"}, {"has_more", "after_cursor", "before_cursor"}
+# of everything that stands under a name at the top of an answer
+KEYS: Mapping[str, set[str]] = {
+    "custom_object": OBJECT,
+    "custom_objects": OBJECT,
+    "custom_object_field": FIELD,
+    "custom_object_fields": FIELD,
+    "custom_object_record": RECORD,
+    "custom_object_records": RECORD,
+    "job_status": JOB,
+    "job_statuses": JOB,
+    "events": EVENT,
+    "links": LINKS,
+    "meta": {"has_more"},
+    "count": {"value", "refreshed_at"},
+}
+ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+NOWHERE = {"key": "nowhere", "field": "nowhere", "id": ULID, "job": ULID}
+IS_LIMIT = re.compile(r"/limits/\w+$")
+READING_POSTS = {path for path in TABLE if path.endswith("/search")}
+READ_ENDPOINTS = [e for e in ENDPOINTS if e.values[0] == "GET" or e.values[1] in READING_POSTS]
+WRITE_ENDPOINTS = [e for e in ENDPOINTS if e not in READ_ENDPOINTS]
+FOR_AGENTS = [e for e in ENDPOINTS if e.id not in {admin.id for admin in ADMIN_ENDPOINTS}]
+IDENTIFIED_ENDPOINTS = [e for e in ENDPOINTS if query_of(*e.values) == {"external_id": "v1"}]
+RECORD_WRITES = [
+    e for e in WRITE_ENDPOINTS if e in IDENTIFIED_ENDPOINTS or str(e.values[1]).endswith("/records/{id}")
+]
+WITH_PARAMETERS = [e for e in ENDPOINTS if "{" in str(e.values[1])]
+TEXT_ATTRIBUTE = {"custom_object": "title", "custom_object_field": "title", "custom_object_record": "name"}
+every_endpoint = pytest.mark.parametrize(("method", "path"), ENDPOINTS)
+
+
+async def ask(
+    api: Api,
+    place: Place,
+    method: str,
+    path: str,
+    *,
+    suffix: str = "",
+    query: str | None = None,
+    body: Any = None,
+    headers: Mapping[str, str] | None = None,
+    **names: str,
+) -> httpx.Response:
+    """A request as the endpoint wants it, but for what is given."""
+    asked = urlencode(query_of(method, path)) if query is None else query
+    if body is None and (method, path) in WITH_BODY:
+        body = body_of(method, path)
+    url = f"{place.url(path, **names)}{suffix}?{asked}"
+    return await api.client.request(method, url, json=body, headers=headers)
+
+
+async def fresh(api: Api, place: Place, method: str) -> dict[str, str]:
+    """What to put in the path: the place itself to read, an object of its own to write.
+
+    The object has the record that the writing is of, unless it is to be made.
+    """
+    if method == "GET":
+        return {}
+    key = await api.new_object({"key": "color", "type": "text"}, naming={"is_unique": True})
+    if method == "POST":
+        return {"key": key}
+    return {"key": key, "id": record_of(await api.create(key, name="Ford", external_id="v1"))["id"]}
+
+
+def status_of(method: str, path: str) -> int:
+    """The status of the good answer."""
+    if method == "POST" and path not in READING_POSTS:
+        return 201
+    return 204 if method == "DELETE" else 200
+
+
+async def unmake(api: Api) -> None:
+    """Removes the object that a POST makes, so that the next one can."""
+    made = next(iter(body_of("POST", f"{ROOT}/custom_objects")["custom_object"].values()))
+    await api.client.delete(f"/custom_objects/{made}")
+
+
+def assert_whole(answer: Any) -> None:
+    """Every resource of an answer has every documented key, and every id of a user is digits in a string."""
+    for name, value in answer.items():
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if isinstance(item, dict) and name != "filter":
+                assert KEYS[name] <= set(item), name
+                users = [item[key] for key in item if key.endswith("_by_user_id")]
+                assert all(isinstance(user, str) and user.isdigit() for user in users)
+
+
+def assert_good(response: httpx.Response, method: str, path: str) -> None:
+    assert response.status_code == status_of(method, path), response.text
+    assert "X-Request-Id" in response.headers
+    if method == "DELETE":
+        assert response.content == b""
+        return
+    assert response.headers["Content-Type"] == "application/json"
+    answer = response.json()
+    if IS_LIMIT.search(path):
+        assert {name: type(value) for name, value in answer.items()} == {"count": int, "limit": int}
+    elif isinstance(answer, dict):
+        assert_whole(answer)
+    else:
+        assert path.endswith("/reorder")
+
+
+@every_endpoint
+@pytest.mark.parametrize("suffix", ["", ".json"])
+async def test_an_admin_is_answered_in_full_with_and_without_the_suffix(
+    api: Api, place: Place, method: str, path: str, suffix: str
+) -> None:
+    await unmake(api)
+    names = await fresh(api, place, method)
+    assert_good(await ask(api, place, method, path, suffix=suffix, **names), method, path)
+
+
+@pytest.mark.parametrize(("method", "path"), FOR_AGENTS)
+async def test_an_agent_is_answered_in_full_where_admins_are_not_alone(
+    api: Api, agent: Api, place: Place, method: str, path: str
+) -> None:
+    names = await fresh(api, place, method)
+    assert_good(await ask(agent, place, method, path, **names), method, path)
+
+
+@every_endpoint
+def test_among_objects_only_definitions_are_written_by_admins_alone(method: str, path: str) -> None:
+    if path.startswith(f"{ROOT}/custom_objects"):
+        of_records = "/records" in path or "/jobs" in path
+        assert TABLE[path][method][1] is (method != "GET" and not of_records)
+
+
+@every_endpoint
+async def test_a_query_that_cannot_be_read_is_refused(api: Api, place: Place, method: str, path: str) -> None:
+    before = await state(api, place)
+    for query, status, error in (
+        ("x=%ff", 400, "BadRequest"),
+        ("&".join(f"q{number}=1" for number in range(201)), 400, "BadRequest"),
+        ("x=%00", 422, "RecordInvalid"),
+        ("%00=1", 422, "RecordInvalid"),
+    ):
+        response = await ask(api, place, method, path, query=query)
+        assert (response.status_code, response.json()["error"]) == (status, error), query
+    assert await state(api, place) == before
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_PARAMETERS)
+async def test_a_name_in_the_path_that_nothing_can_have_is_not_found(
+    api: Api, place: Place, method: str, path: str
+) -> None:
+    for named in ("%00", "a%00b", "%ED%A0%80", "x" * 300, "%F0%9F%9A%97", "'", "%20"):
+        for name in re.findall(r"{(\w+)}", path):
+            response = await ask(api, place, method, path, **{name: named})
+            assert (response.status_code, response.json()["error"]) == (404, "RecordNotFound"), named
+
+
+@pytest.mark.parametrize(("method", "path"), IDENTIFIED_ENDPOINTS)
+async def test_what_is_identified_needs_exactly_one_identifier(
+    api: Api, place: Place, method: str, path: str
+) -> None:
+    of_many_names = await api.new_object()
+    before = await state(api, place)
+    for query in (
+        "",
+        "external_id=&name=",
+        "external_id=v1&name=Ford",
+        "external_id=v1&external_id=v1",
+        "name=Ford&name=Ford",
+    ):
+        response = await ask(api, place, method, path, query=query)
+        assert (response.status_code, response.json()["error"]) == (400, "BadRequest"), query
+    for name in ("external_id", "name"):
+        response = await ask(api, place, method, path, query=f"{name}={'x' * 256}")
+        assert list(problems_of(response)) == [name]
+    response = await ask(api, place, method, path, query="name=Ford", key=of_many_names)
+    assert list(problems_of(response)) == ["base"]
+    assert await state(api, place) == before
+
+
+@pytest.mark.parametrize(("method", "path"), READ_ENDPOINTS)
+async def test_every_listing_and_nothing_else_judges_the_page(
+    api: Api, place: Place, method: str, path: str
+) -> None:
+    good = (await ask(api, place, method, path)).json()
+    wanted = urlencode(query_of(method, path))
+    for page in ("page[size]=0", "page[size]=101", "page[size]=x", "page[after]=x", "page[before]=x"):
+        response = await ask(api, place, method, path, query=f"{wanted}&{page}")
+        assert response.status_code == (400 if "links" in good else 200), page
+    if "links" in good:
+        assert set(good["meta"]) == PAGE
+        one = (await ask(api, place, method, path, query=f"{wanted}&page[size]=1")).json()
+        assert len(next(items for items in one.values() if isinstance(items, list))) <= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [e for e in BODY_ENDPOINTS if next(iter(body_of(*e.values))) in TEXT_ATTRIBUTE]
+)
+async def test_an_attribute_of_the_wrong_type_is_named(
+    api: Api, place: Place, method: str, path: str
+) -> None:
+    before = await state(api, place)
+    wrapper = next(iter(body_of(method, path)))
+    attribute = TEXT_ATTRIBUTE[wrapper]
+    for wrong in (5, True, [], {}, "x" * 256):
+        body = {wrapper: {**body_of(method, path)[wrapper], attribute: wrong}}
+        response = await ask(api, place, method, path, body=body)
+        assert list(problems_of(response)) == [attribute]
+    assert await state(api, place) == before
+
+
+@pytest.mark.parametrize(("method", "path"), RECORD_WRITES)
+async def test_conditions_hold_wherever_a_record_is_written(
+    api: Api, place: Place, method: str, path: str
+) -> None:
+    before = await state(api, place)
+    for headers, status, error in (
+        ({"If-Match": '"another"'}, 412, "PreconditionFailed"),
+        ({"If-None-Match": "*"}, 412, "PreconditionFailed"),
+        ({"If-Match": "untagged"}, 400, "BadRequest"),
+    ):
+        response = await ask(api, place, method, path, headers=headers)
+        assert (response.status_code, response.json()["error"]) == (status, error)
+    assert await state(api, place) == before
+
+
+@pytest.mark.parametrize(("method", "path"), WRITE_ENDPOINTS)
+async def test_every_write_is_done_once_per_key(api: Api, place: Place, method: str, path: str) -> None:
+    await unmake(api)
+    names = await fresh(api, place, method)
+    key = {"Idempotency-Key": f"every {method} {path}"}
+    first, again = [await ask(api, place, method, path, headers=key, **names) for _ in range(2)]
+    assert first.is_success, first.text
+    assert [answer.headers["X-Idempotency-Lookup"] for answer in (first, again)] == ["miss", "hit"]
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    query = f"{urlencode(query_of(method, path))}&other=1"
+    other = await ask(api, place, method, path, query=query, headers=key, **names)
+    assert (other.status_code, other.json()["error"]) == (400, "IdempotentRequestError")
+    for bad in ("", "x" * 256):
+        refused = await ask(api, place, method, path, headers={"Idempotency-Key": bad}, **names)
+        assert (refused.status_code, refused.json()["error"]) == (400, "BadRequest")
+
+
+async def test_a_body_that_does_not_come_is_waited_for_nowhere(cluster: Cluster, place: Place) -> None:
+    async with running(await cluster.new_database(), body_timeout_seconds=0.3) as service:
+        wire = Wire(service, await service.token())
+        answers = await asyncio.gather(
+            *(
+                wire.exchange(
+                    wire.head(
+                        method, f"{ROOT}{place.url(path, **NOWHERE)}?external_id=v1", "Content-Length: 9"
+                    )
+                    + b"{"
+                )
+                for method, path in (endpoint.values for endpoint in BODY_ENDPOINTS)
+            )
+        )
+    assert {status for status, _ in answers} == {408}
+    assert all(b'"RequestTimeout"' in answer for _, answer in answers)
+
+
+async def test_without_a_database_every_endpoint_asks_to_come_again(cluster: Cluster, place: Place) -> None:
+    url = await cluster.new_database()
+    name = re.findall(r"/(\w+)\?", url)[0]
+    async with running(url, acquire_timeout_seconds=0.5) as service:
+        api = Api(service, await service.token())
+        administrator = await asyncpg.connect(cluster.url)
+        try:
+            assert (await api.client.get("/custom_objects")).status_code == 200  # now the token is believed
+            await administrator.execute(f'alter database "{name}" with allow_connections false')
+            await administrator.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", name
+            )
+            answers = await asyncio.gather(*(ask(api, place, *e.values, **NOWHERE) for e in ENDPOINTS))
+        finally:
+            await administrator.execute(f'alter database "{name}" with allow_connections true')
+            await administrator.close()
+        await api.client.aclose()
+    for answer in answers:
+        assert (answer.status_code, answer.json()["error"]) == (503, "ServiceUnavailable"), answer.url
+        assert int(answer.headers["Retry-After"]) > 0
