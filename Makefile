@@ -49,6 +49,8 @@ bench: setup
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --all-extras --constraint requirements.lock --output-file requirements-dev.lock
+	for client in tests/clients/*/requirements.in; do (cd $${client%/*} && \
+		uv pip compile requirements.in --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock) || exit; done
 
 clean:
 	rm -rf .venv .bench tests/clients/.installed .mypy_cache .ruff_cache .pytest_cache
