@@ -135,7 +135,9 @@ async def _for_words(
     if len(look["words"]) > WORD_LIMIT:
         raise BadRequest(f"query has more than {WORD_LIMIT} words")
     if not await _are_documents_kept(connection, object_type, look):
-        return (Way(_SEARCHES_SQL.read_for_words(**ids, words=look["words"]), order, page),)
+        patterns = [f"%{word}%" for word in look["words"]]  # letters and digits stand for themselves
+        reading = _SEARCHES_SQL.read_for_words(**ids, words=look["words"], patterns=patterns)
+        return (Way(reading, order, page),)
     if order is not listing.RELEVANCE:
         return (Way(_SEARCHES_SQL.find(**ids, terms=look["terms"]), order, page),)
     rank, by_id = (None, page) if page.position is None else _within_rank(page, page.position)
