@@ -201,6 +201,8 @@ async def test_the_last_page_of_everything_leads_nowhere(cars: Caller) -> None:
         await cars.send("GET", f"/fields?page[size]={len(FIELDS)}"),
         (await cars.api.client.get("/custom_objects?page[size]=100")).json(),
     ]
+    while pages[-1]["custom_objects"][-1]["key"] != cars.key:  # there may be any number of objects by now
+        pages[-1] = (await cars.api.client.get(pages[-1]["links"]["next"])).json()
     for page in pages:
         assert page["links"]["next"] is None
         assert page["meta"]["after_cursor"] is None
