@@ -157,13 +157,22 @@ class _Run:
     async def flush(self) -> None:
         """Sends the writes that wait: in one statement, or one after another where their order matters."""
         waiting, self._waiting = self._waiting, []
-        writes = [write for _, write in waiting]
+        writes = self._with_rising_ids([write for _, write in waiting])
         try:
             rows = await self._sent_together(writes)
         except _OrderMatters:
             rows = [row for write in writes for row in await self._sent([write])]
         for (item, _), row in zip(waiting, rows, strict=True):
             self._settle(item, row)
+
+    def _with_rising_ids(self, writes: Sequence[Write]) -> list[Write]:
+        """So that what an order of items creates is listed in it: ids of one millisecond are in none."""
+        is_creation = self._action == "create"  # found by nothing, so identified by its own id
+        record_ids = sorted(write.record_id for write in writes)
+        return [
+            write._replace(record_id=record_id, identifier=record_id if is_creation else write.identifier)
+            for write, record_id in zip(writes, record_ids, strict=True)
+        ]
 
     async def _sent_together(self, writes: Sequence[Write]) -> list[Row]:
         """Raises _OrderMatters, with nothing written, where one after another might end differently."""

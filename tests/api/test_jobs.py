@@ -103,6 +103,15 @@ async def test_a_job_is_posted_with_the_json_suffix_too(api: Api, key: str) -> N
     assert (await api.finished(response.json()["job_status"]["id"]))["status"] == "completed"
 
 
+@pytest.mark.parametrize("action", ["create", "create_or_update_by_name"])
+async def test_what_a_job_creates_is_listed_in_the_order_of_its_items(
+    api: Api, key: str, action: str
+) -> None:
+    names = [f"n{number}" for number in range(60)]
+    await api.finished_job(key, action, [{"name": name} for name in names])
+    assert [record["name"] for record in await api.records(key)] == names
+
+
 async def test_create_makes_every_record_and_refuses_each_bad_item_alone(api: Api) -> None:
     key = await api.new_object(*FIELDS, naming={"is_unique": True})
     fields = {"color": "red"}
