@@ -1,14 +1,32 @@
 """What definitions removed is gone from the records in the end, and was hidden before."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 import pytest
-from harness import Api
+from harness import Api, Cluster, running
 
 from upsert_svc import purge
+from upsert_svc.database import Connections
 
 OPTIONS = [{"name": value, "value": value} for value in ("red", "blue")]
+
+
+async def _never(_pool: Connections) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture(scope="module")
+async def api(cluster: Cluster) -> AsyncIterator[Api]:
+    """An admin of a service that purges only when a test does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(purge, "run", _never)
+        async with running(await cluster.new_database()) as service:
+            api = Api(service, await service.token())
+            async with api.client:
+                yield api
 
 
 async def _purge(api: Api) -> int:
