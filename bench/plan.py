@@ -114,7 +114,7 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
     elif command == ENDURANCE:
         add("--every", float, 5.0, "seconds from one look at the memory to the next")
     elif command == SEARCH:
-        add("--queries", _whole, 50, "of each kind, one after the other")
+        add("--queries", _whole, 100, "of each kind, one after the other; a tenth where all records are read")
 
 
 def _known(command: str) -> list[str]:
