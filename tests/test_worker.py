@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 from harness import Api, Cluster, record_of, running
 from killing import outlive_kills
@@ -381,8 +382,21 @@ async def test_jobs_go_on_when_the_database_drops_every_connection(cluster: Clus
                     """select pg_terminate_backend(pid) from pg_stat_activity
                         where datname = current_database() and pid <> pg_backend_pid()"""
                 )
-            job = await api.finished_job(key, "create", [{}])
-            assert job["results"][0]["success"]
+            response = await until_served(lambda: api.job(key, "create", [{}]))
+            url = response.json()["job_status"]["url"]
+            async with asyncio.timeout(20):
+                while response.json()["job_status"]["status"] != "completed":
+                    response = await until_served(lambda: api.client.get(url))
+            assert response.json()["job_status"]["results"][0]["success"]
+
+
+async def until_served(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """The answer when the service has heard of the connections that it lost: until then it is a 503."""
+    async with asyncio.timeout(20):
+        while True:
+            response = await ask()
+            if response.status_code != 503:
+                return response
 
 
 async def test_a_worker_that_stops_hands_its_job_on(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
