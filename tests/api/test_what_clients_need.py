@@ -546,6 +546,14 @@ async def test_a_name_is_completed_in_lower_case(cars: Caller, name: str) -> Non
     assert [record["name"] for record in found["custom_object_records"]] == names
 
 
+async def test_an_object_is_asked_for_by_its_key_in_any_case(cars: Caller) -> None:
+    record = await cars.record("POST", "/records", 201, name="Ford")
+    url = f"/custom_objects/{cars.key.upper()}/records/{record['id']}"
+    shown = await cars.api.client.get(url)
+    assert shown.json() == {"custom_object_record": record}
+    assert (await cars.api.client.delete(url)).status_code == 204
+
+
 @pytest.mark.parametrize("scheme", ["basic", "basic of another case", "bearer"])
 async def test_a_caller_is_known_by_basic_or_bearer(cars: Caller, scheme: str) -> None:
     token = cars.api.token

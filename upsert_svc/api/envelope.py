@@ -38,7 +38,9 @@ class ShortWays:
         for route, matched, handlers in self._routes:
             if (match := matched(scope["path"])) is not None:
                 scope["route"] = route
-                scope["path_params"] = match.groupdict()
+                scope["path_params"] = parameters = match.groupdict()
+                if "key" in parameters:  # some clients ask for an object by the name of a class
+                    parameters["key"] = parameters["key"].lower()
                 return handlers.get(scope["method"])
         return None
 

@@ -140,6 +140,7 @@ step("bulk deleted", bulk_made)
 
 step("delete", lambda: cars.delete(car.id))
 step("delete itself", lambda: home.delete())
+step("delete by the name of its class", lambda: cars.get(name="Opel 0").delete())
 step("count", lambda: cars.queryset.count())
 step("get missing", lambda: cars.get(id=car.id))
 
