@@ -21,8 +21,8 @@ select o.version, o.search_state, name_query(:account_id, :object_id, :text)::te
  where o.account_id = :account_id and o.object_id = :object_id and o.deleted_at is null;
 
 -- name: read_for_words
--- Reads all records of the object. Most are passed over by a look at their JSON text, at a fifth of what their score
--- costs; where it is not ASCII a word may be spelt with letters that are only folded into it.
+-- Reads all records of the object. Most are passed over by a look at their folded JSON text, at a seventh of what
+-- their score costs.
 select r.record_id, r.name, r.external_id,
        shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
        r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id, r.rank
@@ -34,11 +34,9 @@ select r.record_id, r.name, r.external_id,
                        case when o.removals is null then r.fields
                             else live_fields(r.fields, r.definition_version, o.removals) end,
                        o.searched_fields)) as rank
-                 from (select *, name || fields::text as text from records
-                        where account_id = o.account_id and object_id = o.object_id
-                       offset 0) as r
-                where case when octet_length(r.text) = char_length(r.text)
-                           then lower(r.text collate "C") like any (:patterns::text[]) else true end
+                 from records r
+                where r.account_id = o.account_id and r.object_id = o.object_id
+                  and casefold((r.name || r.fields::text) collate pg_unicode_fast) like any (:patterns::text[])
                offset 0) as r
         where r.rank < 0 /*position*/
        /*order*/ /*limit*/) as r

@@ -135,8 +135,9 @@ async def _for_words(
     if len(look["words"]) > WORD_LIMIT:
         raise BadRequest(f"query has more than {WORD_LIMIT} words")
     if not await _are_documents_kept(connection, object_type, look):
-        patterns = [f"%{word}%" for word in look["words"]]  # letters and digits stand for themselves
-        reading = _SEARCHES_SQL.read_for_words(**ids, words=look["words"], patterns=patterns)
+        reading = _SEARCHES_SQL.read_for_words(
+            **ids, words=look["words"], patterns=[_pattern(word) for word in look["words"]]
+        )
         return (Way(reading, order, page),)
     if order is not listing.RELEVANCE:
         return (Way(_SEARCHES_SQL.find(**ids, terms=look["terms"]), order, page),)
@@ -145,6 +146,14 @@ async def _for_words(
     walk = _SEARCHES_SQL.walk_relevant(**ids, **asked, rank=rank, reach=REACH)
     find = _SEARCHES_SQL.find_relevant(**ids, words=look["words"], terms=look["terms"])
     return (Way(walk, listing.BY_ID, by_id), Way(find, order, page))
+
+
+def _pattern(word: str) -> str:
+    """What any text is like that the word is found in, by LIKE, once the text is folded.
+
+    Folded text need not be normalized. That can break up no word of ASCII, but any other.
+    """
+    return f"%{word}%" if word.isascii() else "%"  # letters and digits stand for themselves
 
 
 def _within_rank(page: Page, position: Sequence[Any]) -> tuple[int, Page]:
