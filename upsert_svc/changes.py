@@ -123,9 +123,7 @@ class Changes:
         again when it changed again. Raises BadRequest, RecordNotFound.
         """
         size = _export_size(query.get("per_page", ""))
-        object_type = await self._object_types.confirmed(
-            await self._object_types.get(principal.account_id, object_key)
-        )
+        object_type = await self._object_types.current(principal.account_id, object_key)
         place = {"account_id": principal.account_id, "object_id": object_type.object_id}
         async with self._pool.connection() as connection:
             timeline = await connection.fetchval(*_SQL.timeline())

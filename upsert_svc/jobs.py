@@ -105,8 +105,7 @@ class Jobs:
 
     async def create(self, principal: Principal, object_key: str, order: Order) -> JobStatus:
         """Queues a job. Raises RecordNotFound for an unknown object, TooManyJobs."""
-        cached = await self._object_types.get(principal.account_id, object_key)
-        object_type = await self._object_types.confirmed(cached)
+        object_type = await self._object_types.current(principal.account_id, object_key)
         texts = [_text(item) for item in order.items]
         entry = Entry(principal.account_id, ulid_now_bytes().hex())
 
@@ -234,8 +233,7 @@ class Runner:
 
     async def _object_type(self, principal: Principal, job: Mapping[str, Any]) -> ObjectType:
         """The definition as it is now. Raises RecordNotFound, also for an object made anew under the key."""
-        cached = await self._object_types.get(principal.account_id, job["object_key"])
-        object_type = await self._object_types.confirmed(cached)
+        object_type = await self._object_types.current(principal.account_id, job["object_key"])
         if object_type.object_id != job["object_id"]:
             raise RecordNotFound
         return object_type

@@ -55,6 +55,10 @@ class ObjectTypes:
             return cached
         return await self.reloaded(account_id, key)
 
+    async def current(self, account_id: int, key: str) -> ObjectType:
+        """The definition, confirmed to be the current one. Raises RecordNotFound."""
+        return await self.confirmed(await self.get(account_id, key))
+
     async def reloaded(self, account_id: int, key: str) -> ObjectType:
         """The definition as it is now. Raises RecordNotFound."""
         self.forget(account_id, key)

@@ -103,7 +103,7 @@ class Records:
         conditions: Conditions = UNCONDITIONAL,
     ) -> None:
         """Deletes the record that the identifier finds. Raises RecordNotFound, PreconditionFailed."""
-        object_type = await self._current_type(principal, object_key)
+        object_type = await self._object_types.current(principal.account_id, object_key)
         await self._database.records.retrying(
             lambda connection: deleted(connection, principal, object_type, identifier, conditions)
         )
@@ -120,16 +120,12 @@ class Records:
 
     async def count(self, principal: Principal, object_key: str) -> int:
         """How many records the object has. Raises RecordNotFound for an unknown object."""
-        object_type = await self._current_type(principal, object_key)
+        object_type = await self._object_types.current(principal.account_id, object_key)
         async with self._database.records.connection() as connection:
             count: int = await connection.fetchval(
                 *_SQL.count(account_id=principal.account_id, object_id=object_type.object_id)
             )
         return count
-
-    async def _current_type(self, principal: Principal, object_key: str) -> ObjectType:
-        cached = await self._object_types.get(principal.account_id, object_key)
-        return await self._object_types.confirmed(cached)
 
 
 async def with_targets(connections: Connections, object_type: ObjectType, judged: Judged) -> Write:
