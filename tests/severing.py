@@ -16,6 +16,7 @@ class Severable:
 
     url: str
     is_committed: asyncio.Event = field(default_factory=asyncio.Event)
+    keeps_what_ended: bool = False  # the caller hears of the database's end of a connection only by `part`
     _may_part: asyncio.Event = field(default_factory=asyncio.Event)
     _marker: bytes | None = None
     _ending: bytes = b""
@@ -31,6 +32,9 @@ class Severable:
         """Lets go of the connection whose answer was lost."""
         self._may_part.set()
 
+    async def part_allowed(self) -> None:
+        await self._may_part.wait()
+
     def is_marked(self, data: bytes) -> bool:
         if self._marker is None or self._marker not in data:
             return False
@@ -45,7 +49,7 @@ class Severable:
         if not answer.endswith(_IDLE):
             return False
         self.is_committed.set()
-        await self._may_part.wait()
+        await self.part_allowed()
         return True
 
 
@@ -94,6 +98,8 @@ async def _pass(
                 writer.write(data)
             elif await line.lose(answer := answer + data):
                 return
+        if line.keeps_what_ended:
+            await line.part_allowed()
 
     ways = [asyncio.create_task(there()), asyncio.create_task(back())]
     await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)

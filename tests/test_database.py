@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 from harness import Cluster
 from pydantic import SecretStr
+from severing import severable
 
 from upsert_svc import errors
 from upsert_svc.database import Connection, Pool, connected
@@ -102,15 +103,36 @@ async def test_a_statement_over_its_time_is_a_503(pool: Pool) -> None:
 async def test_a_lost_connection_is_a_503_and_the_pool_recovers(pool: Pool, cluster: Cluster) -> None:
     lost = asyncio.create_task(_execute(pool, "select pg_sleep(1.9) /* to be lost */"))
     await asyncio.sleep(0.1)
-    administrator = await asyncpg.connect(cluster.url)
-    await administrator.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where query like '%to be lost%' and state = 'active' and pid <> pg_backend_pid()"
-    )
-    await administrator.close()
+    await _terminate(cluster, "query like '%to be lost%' and state = 'active'")
     with pytest.raises(errors.ServiceUnavailable):
         await lost
     assert await _free_slots(pool) == 2
+
+
+async def test_a_connection_that_the_database_is_about_to_close_is_a_503_once(cluster: Cluster) -> None:
+    """The last words of a backend come some time before the end of its connection."""
+    async with severable(await cluster.new_database()) as line:
+        line.keeps_what_ended = True
+        settings = Settings(database_url=SecretStr(line.url), pool_size=1)
+        async with connected(settings, line.url) as database:
+            pool = database.records
+            assert isinstance(pool, Pool)
+            async with pool.connection() as connection:
+                pid = await connection.fetchval("select pg_backend_pid()")
+            await _terminate(cluster, f"pid = {pid}")
+            await asyncio.sleep(0.2)
+            with pytest.raises(errors.ServiceUnavailable):
+                await _execute(pool, "select 1")
+            await _execute(pool, "select 1")
+            line.part()
+
+
+async def _terminate(cluster: Cluster, which: str) -> None:
+    administrator = await asyncpg.connect(cluster.url)
+    await administrator.execute(
+        f"select pg_terminate_backend(pid) from pg_stat_activity where {which} and pid <> pg_backend_pid()"
+    )
+    await administrator.close()
 
 
 @pytest.mark.parametrize("sqlstate", ["23505", "40001", "40P01"])

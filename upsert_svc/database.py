@@ -153,8 +153,12 @@ class Pool:
             raise errors.ServiceUnavailable from error
         finally:
             self._waiters_left += 1
+        connection = holder.raw_connection
         try:
-            yield holder.raw_connection
+            yield connection
+        except asyncpg.InternalClientError:  # out of step with the database: nobody is to get it again
+            connection.terminate()
+            raise
         finally:
             await holder.__aexit__()
 

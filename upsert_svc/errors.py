@@ -270,6 +270,7 @@ def translated(error: Exception) -> ServiceError | None:
         if sqlstate.startswith(_UNAVAILABLE_CLASSES):
             return ServiceUnavailable()
         return None
-    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError):
+    # The last: the database has said that it ends the connection, and asyncpg has not seen its end yet.
+    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return ServiceUnavailable()
     return None
