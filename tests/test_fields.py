@@ -158,6 +158,22 @@ def test_a_regexp_is_searched_in_linear_time() -> None:
     assert judge.judge({"f": "aaa"}) == {"f": "aaa"}
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found", "missing"),
+    [
+        ("b+", "abc", "ac"),  # anywhere
+        ("^b", "bc", "a\nb"),
+        ("é$", "caf\u00e9", "caf\u00e9\n"),
+        ("^$|^ $", " ", "  "),
+        (r"^\pL{200}$", "é" * 200, "é" * 199),  # too large for a set
+    ],
+)
+def test_a_regexp_is_looked_for_anywhere_in_the_value(pattern: str, found: str, missing: str) -> None:
+    judge = validator("regexp", regexp_for_validation=pattern)
+    assert judge.judge({"f": found}) == {"f": found}
+    refusal(judge, {"f": missing})
+
+
 @pytest.mark.parametrize("pattern", ["(", "a{1000000}", "(?=a)", "\\", "*a", "((a{100}){100}){100}"])
 def test_a_pattern_that_cannot_be_matched_in_linear_time_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"^(?!b')."):
