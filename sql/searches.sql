@@ -126,6 +126,38 @@ select r.record_id, r.name, r.external_id,
  where o.deleted_at is null /*object*/
  /*order*/;
 
+-- name: count_found
+-- How many documents are found, as far as the limit.
+select count(*) from (select from search_documents where terms @@ :terms::text::tsquery limit :limit) as d;
+
+-- name: walk_in_order
+-- Sorts all records, by what the sort needs of them alone, and looks at the documents of the next ones, no further.
+-- What is common fills its page there.
+select r.record_id, r.name, r.external_id,
+       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
+       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
+  from (select * from objects where account_id = :account_id and object_id = :object_id
+        offset 0) as o
+ cross join lateral (
+       select r.*
+         from (select r.record_id
+                 from (select r.record_id, r.name, r.created_at, r.updated_at from records r
+                        where r.account_id = o.account_id and r.object_id = o.object_id /*position*/
+                       /*order*/
+                        limit :reach) as r
+                cross join lateral (
+                      select terms from search_documents
+                       where account_id = o.account_id and object_id = o.object_id and record_id = r.record_id
+                      offset 0) as d
+                where d.terms @@ :terms::text::tsquery
+               /*order*/ /*limit*/) as f
+        cross join lateral (
+              select * from records r
+               where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = f.record_id
+              offset 0) as r) as r
+ where o.deleted_at is null /*object*/
+ /*order*/;
+
 -- name: walk
 -- Looks at the next records in the order of their ids, no further: what is common fills its page there.
 select r.record_id, r.name, r.external_id,

@@ -65,6 +65,7 @@ def fits(words: frozenset[str], asked: frozenset[str]) -> int:
 
 
 EVERYTHING = Page(size=2 * RECORDS)
+WALKS = ("q.rank as sought", "select terms from search_documents")  # what the statements of walks alone have
 
 
 # The service whose documents are made when the test says so
@@ -121,29 +122,41 @@ def ids_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [row["record_id"] for row in rows]
 
 
-async def _page_through(api: Api, key: str, text: str, chance: random.Random, expected: list[str]) -> int:
+async def _page_through(
+    api: Api, key: str, text: str, order: Order, chance: random.Random, expected: list[str]
+) -> int:
     """Pages of a search from its beginning on, and back again; answers how many were filled by walking."""
     size, walks = chance.choice([1, 7, 50]), 0
     page = Page(size)
     for place in range(0, 4 * size, size):
-        statement, rows = await search(api, key, text, listing.RELEVANCE, page)
+        statement, rows = await search(api, key, text, order, page)
         assert ids_of(rows) == expected[place : place + size + 1], text
-        walks += "sought" in statement
+        walks += any(mark in statement for mark in WALKS)
         if not rows:
             break
-        back = Page(size, listing.position_of(listing.RELEVANCE, rows[0]), backwards=True)
-        _, before = await search(api, key, text, listing.RELEVANCE, back)
+        back = Page(size, listing.position_of(order, rows[0]), backwards=True)
+        _, before = await search(api, key, text, order, back)
         assert ids_of(before) == expected[:place][::-1][: size + 1], text
         if len(rows) <= size:
             break
-        page = Page(size, listing.position_of(listing.RELEVANCE, rows[size - 1]))
+        page = Page(size, listing.position_of(order, rows[size - 1]))
     return walks
+
+
+async def _page_through_by_name(
+    api: Api, key: str, text: str, chance: random.Random, expected: list[str]
+) -> int:
+    """The same by name, where hardly a word is common or nearly any."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pages, "COMMON", chance.choice([0, 100, 10_000]))
+        patched.setattr(pages, "REACH_IN_ORDER", chance.choice([20, 200, 10_000]))
+        return await _page_through(api, key, text, listing.WORD_ORDERS["-name"], chance, expected)
 
 
 async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: bool) -> None:
     records = await api.records(key)
     names = {record["id"]: record["name"] for record in records}
-    some = walks = 0
+    some = walks = walks_by_name = 0
     for _ in range(QUERIES[by_documents]):
         text = text_by_chance(chance, 4)
         expected = found(records, text)
@@ -154,11 +167,14 @@ async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: b
             _, rows = await search(api, key, text, listing.WORD_ORDERS["-name"])
             by_name = sorted(expected, key=lambda record_id: (names[record_id].encode(), record_id))
             assert ids_of(rows) == by_name[::-1], text
+            if by_documents:
+                walks_by_name += await _page_through_by_name(api, key, text, chance, by_name[::-1])
         if by_documents:
-            walks += await _page_through(api, key, text, chance, expected)
+            walks += await _page_through(api, key, text, listing.RELEVANCE, chance, expected)
         some += 0 < len(expected) < len(records)
     assert some > QUERIES[by_documents] / 2
     assert (walks > QUERIES[by_documents] / 4) == by_documents
+    assert (walks_by_name > QUERIES[by_documents] / 20) == by_documents
 
 
 async def _make(api: Api, key: str, chance: random.Random) -> None:
@@ -432,6 +448,24 @@ async def test_documents_begin_when_the_writers_that_do_not_know_of_them_have_co
     await fill(api)
     assert await find(api, key, "new") == ["b"]
     await _require_true_documents(api, key)
+
+
+@pytest.mark.parametrize(("common", "reads_all"), [(29, True), (30, False)])
+async def test_what_many_names_contain_is_sorted_by_reading_all(
+    api: Api, kept: str, monkeypatch: pytest.MonkeyPatch, common: int, reads_all: bool
+) -> None:
+    monkeypatch.setattr(pages, "COMMON", common)
+    sought, by_name = pages.Filter({"name": {"$contains": "AME"}}), listing.SEARCH_ORDERS["-name"]
+    service = api.running.service
+    object_type = await service.object_types.get(1, kept)
+    async with service.database.records.connection() as connection:
+        ways = await pages.found_by(connection, object_type, sought, by_name, Page())
+    assert (ways == []) == reads_all
+    found = await api.client.post(
+        f"/custom_objects/{kept}/records/search", json={"filter": sought.value, "sort": "-name"}
+    )
+    names = [record["name"] for record in found.json()["custom_object_records"]]
+    assert names == [f"name {number:02d}" for number in reversed(range(30))]
 
 
 # Pages while others write

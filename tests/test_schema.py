@@ -349,6 +349,12 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
             {"search_documents_terms_idx", "records_pkey"},
         ),
         (
+            sql.load("searches").walk_in_order(**_SEARCHES, terms="'1.2.x':*", reach=10000),
+            listing.WORD_ORDERS["-updated_at"],
+            None,
+            {"search_documents_pkey", "records_pkey"},
+        ),
+        (
             sql.load("searches").find(**_SEARCHES, terms="'1.2~nam' & '1.2~ame'"),
             listing.BY_ID,
             {"name": {"$contains": "name"}},
@@ -367,6 +373,7 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
         "words",
         "words walked",
         "words sorted",
+        "common words sorted",
         "a part of the name",
         "walk for a part of the name",
     ],

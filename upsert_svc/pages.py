@@ -23,6 +23,8 @@ WORD_LIMIT = 20
 EVERYTHING = "*"
 WORTHWHILE = 2000  # records of an object: fewer are read in no time
 REACH = 2000  # how many records a walk looks at before the documents are asked
+COMMON = 20_000  # documents found: for a sort of more, it is quicker to sort all records first
+REACH_IN_ORDER = 10_000  # how many of the sorted are looked at; they fit into the memory of a sort
 _SQL = sql.load("records")
 _SEARCHES_SQL = sql.load("searches")
 _RECORD = slice(len(Record._fields))  # a search for words tells the rank behind it
@@ -140,7 +142,12 @@ async def _for_words(
         )
         return (Way(reading, order, page),)
     if order is not listing.RELEVANCE:
-        return (Way(_SEARCHES_SQL.find(**ids, terms=look["terms"]), order, page),)
+        terms = look["terms"]
+        by_documents = Way(_SEARCHES_SQL.find(**ids, terms=terms), order, page)
+        if not await _are_common(connection, terms):
+            return (by_documents,)
+        in_order = _SEARCHES_SQL.walk_in_order(**ids, terms=terms, reach=REACH_IN_ORDER)
+        return (Way(in_order, order, page), by_documents)
     rank, by_id = (None, page) if page.position is None else _within_rank(page, page.position)
     asked = {"words": look["words"], "name_terms": look["name_terms"]}
     walk = _SEARCHES_SQL.walk_relevant(**ids, **asked, rank=rank, reach=REACH)
@@ -170,7 +177,15 @@ async def _for_name(
         return ()
     find = _SEARCHES_SQL.find(**ids, terms=look["terms"])
     # what is common is found soonest by walking, what is rare by its documents
-    return (_SEARCHES_SQL.walk(**ids, reach=REACH), find) if order.is_by_id else (find,)
+    if order.is_by_id:
+        return (_SEARCHES_SQL.walk(**ids, reach=REACH), find)
+    return () if await _are_common(connection, look["terms"]) else (find,)
+
+
+async def _are_common(connection: Connection, terms: str) -> bool:
+    """Whether so many documents are found that it is better to sort the records of all."""
+    count: int = await connection.fetchval(*_SEARCHES_SQL.count_found(terms=terms, limit=COMMON + 1))
+    return count > COMMON
 
 
 async def _are_documents_kept(
