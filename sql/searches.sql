@@ -43,6 +43,43 @@ select r.record_id, r.name, r.external_id,
  where o.deleted_at is null /*object*/
  /*order*/;
 
+-- name: best_rank
+-- The best that there can be for words, without documents: in the name, if any name has one.
+select -cardinality(:words::text[]) * case when exists (
+           select from records r
+            where r.account_id = :account_id and r.object_id = :object_id
+              and casefold(r.name collate pg_unicode_fast) like any (:patterns::text[])
+              and search_score(:words::text[], r.name, '') > 0) then 101 else 100 end;
+
+-- name: walk_for_words
+-- Reads the next records in their order, no further, for those of some ranks. What is common fills its page there. They are
+-- sorted by what the sort needs of them alone.
+select r.record_id, r.name, r.external_id,
+       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
+       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id, r.rank
+  from (select * from objects where account_id = :account_id and object_id = :object_id
+        offset 0) as o
+ cross join lateral (
+       select *
+         from (select r.*, -search_score(:words::text[], r.name, searched_text(
+                       case when o.removals is null then r.fields
+                            else live_fields(r.fields, r.definition_version, o.removals) end,
+                       o.searched_fields)) as rank
+                 from (select r.record_id, r.name, r.created_at, r.updated_at from records r
+                        where r.account_id = o.account_id and r.object_id = o.object_id /*position*/
+                       /*order*/
+                        limit :reach) as n
+                cross join lateral (
+                      select * from records r
+                       where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = n.record_id
+                      offset 0) as r
+                where casefold((r.name || r.fields::text) collate pg_unicode_fast) like any (:patterns::text[])
+               offset 0) as r
+        where r.rank between :best_rank and :worst_rank
+       /*order*/ /*limit*/) as r
+ where o.deleted_at is null /*object*/
+ /*order*/;
+
 -- name: find_relevant
 -- Ranks all documents that are found, and reads the records of the page alone.
 select r.record_id, r.name, r.external_id,

@@ -349,6 +349,14 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
             {"search_documents_terms_idx", "records_pkey"},
         ),
         (
+            sql.load("searches").walk_for_words(
+                **_SEARCHES, words=["x"], patterns=["%x%"], best_rank=-101, worst_rank=-1, reach=10000
+            ),
+            listing.WORD_ORDERS["-updated_at"],
+            None,
+            {"records_pkey"},
+        ),
+        (
             sql.load("searches").walk_in_order(**_SEARCHES, terms="'1.2.x':*", reach=10000),
             listing.WORD_ORDERS["-updated_at"],
             None,
@@ -373,6 +381,7 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
         "words",
         "words walked",
         "words sorted",
+        "words sorted without documents",
         "common words sorted",
         "a part of the name",
         "walk for a part of the name",

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from upsert_svc import filters, listing, sql
 from upsert_svc.database import Connection, Database
@@ -136,11 +136,9 @@ async def _for_words(
     look = await connection.fetchrow(*_SEARCHES_SQL.look_for_words(**ids, text=sought.text))
     if len(look["words"]) > WORD_LIMIT:
         raise BadRequest(f"query has more than {WORD_LIMIT} words")
-    if not await _are_documents_kept(connection, object_type, look):
-        reading = _SEARCHES_SQL.read_for_words(
-            **ids, words=look["words"], patterns=[_pattern(word) for word in look["words"]]
-        )
-        return (Way(reading, order, page),)
+    documents = await _documents(connection, object_type, look)
+    if documents != "kept":
+        return await _by_reading(connection, ids, look["words"], order, page, is_large=documents == "wanted")
     if order is not listing.RELEVANCE:
         terms = look["terms"]
         by_documents = Way(_SEARCHES_SQL.find(**ids, terms=terms), order, page)
@@ -153,6 +151,32 @@ async def _for_words(
     walk = _SEARCHES_SQL.walk_relevant(**ids, **asked, rank=rank, reach=REACH)
     find = _SEARCHES_SQL.find_relevant(**ids, words=look["words"], terms=look["terms"])
     return (Way(walk, listing.BY_ID, by_id), Way(find, order, page))
+
+
+async def _by_reading(
+    connection: Connection,
+    ids: Mapping[str, int],
+    words: Sequence[str],
+    order: Order,
+    page: Page,
+    *,
+    is_large: bool,
+) -> Sequence[Way]:
+    """What finds words without documents; of a large object not all that have them are judged in time."""
+    asked = {**ids, "words": words, "patterns": [_pattern(word) for word in words]}
+    by_reading = Way(_SEARCHES_SQL.read_for_words(**asked), order, page)
+    if not (is_large and words):
+        return (by_reading,)
+    if order is not listing.RELEVANCE:
+        ranks = {"best_rank": -101 * len(words), "worst_rank": -1}
+        walk = _SEARCHES_SQL.walk_for_words(**asked, **ranks, reach=REACH_IN_ORDER)
+        return (Way(walk, order, page), by_reading)
+    if page.position is None:
+        rank, by_id = await connection.fetchval(*_SEARCHES_SQL.best_rank(**asked)), page
+    else:
+        rank, by_id = _within_rank(page, page.position)
+    walk = _SEARCHES_SQL.walk_for_words(**asked, best_rank=rank, worst_rank=rank, reach=REACH)
+    return (Way(walk, listing.BY_ID, by_id), by_reading)
 
 
 def _pattern(word: str) -> str:
@@ -173,7 +197,7 @@ async def _for_name(
 ) -> Sequence[Statement]:
     ids = _ids(object_type)
     look = await connection.fetchrow(*_SEARCHES_SQL.look_for_name(**ids, text=part))
-    if look is None or not await _are_documents_kept(connection, object_type, look):
+    if look is None or await _documents(connection, object_type, look) != "kept":
         return ()
     find = _SEARCHES_SQL.find(**ids, terms=look["terms"])
     # what is common is found soonest by walking, what is rare by its documents
@@ -188,13 +212,16 @@ async def _are_common(connection: Connection, terms: str) -> bool:
     return count > COMMON
 
 
-async def _are_documents_kept(
+async def _documents(
     connection: Connection, object_type: ObjectType, look: Mapping[str, Any]
-) -> bool:
+) -> Literal["kept", "wanted", "needless"]:
     """Whether all documents stand, for the version the search is made for. Asks for them where none do."""
+    if (look["search_state"], look["version"]) == ("kept", object_type.version):
+        return "kept"
     if look["search_state"] is None and look["version"] is not None:
-        await connection.execute(*_SEARCHES_SQL.want(**_ids(object_type), threshold=WORTHWHILE))
-    return (look["search_state"], look["version"]) == ("kept", object_type.version)
+        asked = await connection.execute(*_SEARCHES_SQL.want(**_ids(object_type), threshold=WORTHWHILE))
+        return "wanted" if asked == "UPDATE 1" else "needless"
+    return "wanted"
 
 
 def _completing(
