@@ -415,9 +415,12 @@ async def test_an_export_that_was_interrupted_leaves_the_old_file_and_the_next_o
     (file := tmp_path / "cars.csv").write_text("of yesterday")
     part = tmp_path / "cars.csv.part"
 
-    async with delayed(api.running.address, lambda: 0.05) as url:
+    def is_begun() -> bool:
+        return part.exists() and part.stat().st_size > 0
+
+    async with delayed(api.running.address, lambda: 60 if is_begun() else 0.05) as url:
         process = await started(api, car, "--output", str(file), url=url)
-        while process.returncode is None and not (part.exists() and part.stat().st_size):  # noqa: ASYNC110
+        while process.returncode is None and not is_begun():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         twin = await exported(api, car, "--output", str(file))
         process.send_signal(sign)

@@ -98,15 +98,27 @@ async def delayed(
                 writer.write(data)
         writer.close()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    serving: list[asyncio.Task[None]] = []
+
+    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        service_reader, service_writer = await asyncio.open_connection(host, int(port))
+        try:
+            await asyncio.gather(pipe(reader, service_writer, delay), pipe(service_reader, writer, lambda: 0))
+        finally:
+            for end in (writer, service_writer):
+                end.close()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if opened is not None:
             opened.append(str(writer.get_extra_info("peername")))
-        service_reader, service_writer = await asyncio.open_connection(host, int(port))
-        await asyncio.gather(pipe(reader, service_writer, delay), pipe(service_reader, writer, lambda: 0))
+        serving.append(asyncio.create_task(passed(reader, writer)))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def refused(file: Path) -> list[dict[str, Any]]:
@@ -447,10 +459,14 @@ async def test_an_import_that_was_killed_goes_on_and_its_refused_file_is_whole(
     file.write_text("\n".join(["external_id,name,year", *lines]))
     state = tmp_path / "cars.csv.import-state"
 
+    def is_under_way() -> bool:
+        return state.exists() and orjson.loads(state.read_bytes())["counts"]["refused"] > 0
+
     async with delayed(api.running.address, lambda: delays[0]) as url:
         process = await started(file, car, "external_id", url, api.token)
-        while not state.exists() and process.returncode is None:  # noqa: ASYNC110
+        while process.returncode is None and not is_under_way():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+        delays[0] = 60
         again = await imported(api, file, car, url=url)
         process.send_signal(signal.SIGKILL)
         await process.wait()
