@@ -127,6 +127,11 @@ async def test_a_connection_that_the_database_is_about_to_close_is_a_503_once(cl
             line.part()
 
 
+async def test_a_database_that_is_read_only_for_a_while_is_a_503(pool: Pool) -> None:
+    with pytest.raises(errors.ServiceUnavailable):
+        await _execute(pool, "do $$ begin raise exception 'x' using errcode = '25006'; end $$")
+
+
 async def _terminate(cluster: Cluster, which: str) -> None:
     administrator = await asyncpg.connect(cluster.url)
     await administrator.execute(

@@ -487,6 +487,14 @@ async def test_an_import_that_was_killed_goes_on_and_its_refused_file_is_whole(
     assert names(tmp_path) == ["cars.csv", "cars.csv.refused.ndjson"]
 
 
+async def test_a_cell_that_no_field_takes_is_refused_with_its_row(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text(f"external_id,name\n1,{'x' * 200_000}\n2,Car\n")
+    ran = await imported(api, file, car)
+    assert (ran.code, ran.counts) == (3, [1, 0, 0, 1]), ran
+
+
 def test_a_state_of_another_source_or_without_its_refused_rows_is_not_used(tmp_path: Path) -> None:
     files = Files(tmp_path / "cars.csv", tmp_path / "refused.ndjson")
     kept = State({"size": 1}, offset=10, line=2, refused_bytes=5)

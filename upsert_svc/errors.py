@@ -229,7 +229,8 @@ _TAKEN_FOR_GOOD = frozenset({"objects_account_id_key_key", "fields_key_key"})
 
 _BUSY = "The database is too busy just now"
 _LOST_CLASSES = ("08", "57P")
-_UNAVAILABLE_CLASSES = ("08", "53", "57")
+_READ_ONLY = "25006"  # a standby that takes over soon
+_UNAVAILABLE_CLASSES = ("08", "53", "57", _READ_ONLY)
 _BUSY_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})
 
 
@@ -242,7 +243,7 @@ def is_retryable(error: asyncpg.PostgresError) -> bool:
 def is_unavailable(error: Exception) -> bool:
     """Whether the database is out of reach, full or read-only just now, whatever was asked of it."""
     if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith((*_LOST_CLASSES, "53", "25006"))
+        return (error.sqlstate or "").startswith((*_LOST_CLASSES, "53", _READ_ONLY))
     return isinstance(error if isinstance(error, ServiceError) else translated(error), ServiceUnavailable)
 
 

@@ -155,6 +155,7 @@ def _header(lines: _Lines, definition: Definition) -> list[str]:
 
 def _csv_rows(lines: _Lines, definition: Definition, header: list[str], start: Position) -> Iterator[Row]:
     lines.go_to(start)
+    csv.field_size_limit(LINE_LIMIT_BYTES)  # a cell that no field takes is a matter of its row
     reader = csv.reader(lines, strict=True)
     while True:
         line = lines.position.line + 1

@@ -20,7 +20,7 @@ from upsert_svc.filters import Arguments, Condition
 Item = TypeVar("Item")
 PAGE_SIZE_LIMIT = 100
 _SIGNATURE_BYTES = 16
-_CURSOR_LIMIT = 2000
+_CURSOR_LIMIT = 5000  # a name of 255 characters may be of as many more before it is normalized
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,18 @@ async def test_a_record_made_while_paging_is_met_at_the_end(api: Api) -> None:
     assert names((await api.client.get(found["links"]["next"])).json()) == ["r2", "late"]
 
 
+@pytest.mark.parametrize("name", ["\u1112\u1161\u11ab" * 250, "\x01" * 254])
+async def test_a_cursor_holds_the_longest_name(api: Api, name: str) -> None:
+    key = await api.new_object()
+    for number in range(2):
+        record_of(await api.create(key, name=f"{name}{number}"))
+    path = f"/custom_objects/{key}/records/search"
+    body = {"filter": {"name": {"$exists": True}}, "sort": "name", "page": {"size": 1}}
+    first = (await api.client.post(path, json=body)).json()
+    body["page"] = {"size": 1, "after": first["meta"]["after_cursor"]}
+    assert names((await api.client.post(path, json=body)).json()) == [f"{name}1"]
+
+
 @pytest.mark.parametrize("size", ["0", "-1", "101", "1e9", "1000000000", "abc", "1.5", "٥", " "])
 async def test_a_page_size_out_of_bounds_is_a_bad_request(api: Api, key: str, size: str) -> None:
     for path in ("/custom_objects", f"/custom_objects/{key}/fields", f"/custom_objects/{key}/records"):
