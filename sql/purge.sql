@@ -70,33 +70,44 @@ select (select count(*) from changes_gone) + (select count(*) from tombstones_go
 delete from objects where account_id = :account_id and object_id = :object_id;
 
 -- name: forget_tombstones
--- With all changes of their records; answers how many.
+-- With the changes of their records, the latest first. Of a record with many changes some go, and its tombstone leads to
+-- the next. Answers whether there may be more.
 with recursive old as (
     select * from tombstones
      where account_id = any (select account_id from accounts) and deleted_at < now() - interval '30 days'
      limit :limit),
 history as (
-    select account_id, object_id, record_id, changed_in as transaction_id, version from old
+    select account_id, object_id, record_id, changed_in as transaction_id, version, 1 as depth from old
      union all
-    select c.account_id, c.object_id, c.record_id, c.previous_transaction_id, c.version - 1
+    select c.account_id, c.object_id, c.record_id, c.previous_transaction_id, c.version - 1, h.depth + 1
       from history h
      cross join lateral (
            select * from changes
             where account_id = h.account_id and object_id = h.object_id and transaction_id = h.transaction_id
               and record_id = h.record_id and version = h.version
            offset 0) as c
-     where c.previous_transaction_id is not null),
+     where c.previous_transaction_id is not null and h.depth <= :depth_limit),
 history_gone as (
     delete from changes c
      using history h
      where c.account_id = h.account_id and c.object_id = h.object_id and c.transaction_id = h.transaction_id
-       and c.record_id = h.record_id and c.version = h.version),
+       and c.record_id = h.record_id and c.version = h.version and h.depth <= :depth_limit),
+shortened as (
+    update tombstones t
+       set changed_in = h.transaction_id, version = h.version
+      from history h
+     where t.account_id = h.account_id and t.object_id = h.object_id and t.record_id = h.record_id
+       and h.depth > :depth_limit
+ returning t.account_id, t.object_id, t.record_id),
 gone as (
     delete from tombstones t
      using old
      where t.account_id = old.account_id and t.object_id = old.object_id and t.record_id = old.record_id
+       and not exists (select from history h
+                        where h.account_id = old.account_id and h.object_id = old.object_id
+                          and h.record_id = old.record_id and h.depth > :depth_limit)
  returning 1)
-select count(*) from gone;
+select exists (select from shortened) or (select count(*) from gone) = :limit;
 
 -- name: forget_answers
 delete from idempotency_keys

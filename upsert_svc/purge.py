@@ -8,12 +8,14 @@ import asyncio
 import logging
 
 from upsert_svc import sql
-from upsert_svc.database import Connections
+from upsert_svc.database import Connection, Connections
 from upsert_svc.errors import ServiceError
+from upsert_svc.reads import Row
 
 BATCH = 500
 _ANSWERS = 5000
 _NOTES = 5000
+_HISTORY = 1000  # changes of one record
 _IDLE_SECONDS = 5.0
 _SQL = sql.load("purge")
 _log = logging.getLogger(__name__)
@@ -36,30 +38,40 @@ async def run(pool: Connections) -> None:
 
 
 async def step(pool: Connections, batch: int = BATCH) -> bool:
-    """Purges one batch of records in one transaction; False when there was nothing to purge."""
+    """Purges one batch of records in one transaction, or forgets some; False when there was nothing to do."""
     async with pool.transaction() as connection:
         claimed = await connection.fetchrow(*_SQL.claim())
-        if claimed is None:
-            forgotten = [
-                await connection.execute(*_SQL.forget_jobs(limit=batch)) == f"DELETE {batch}",
-                await connection.execute(*_SQL.forget_queue_log(limit=_NOTES)) == f"DELETE {_NOTES}",
-                await connection.execute(*_SQL.forget_answers(limit=_ANSWERS)) == f"DELETE {_ANSWERS}",
-                await connection.fetchval(*_SQL.forget_tombstones(limit=batch)) == batch,
-            ]
-            return any(forgotten)
-        ids = {"account_id": claimed["account_id"], "object_id": claimed["object_id"]}
-        part = {**ids, "purged_to": claimed["purged_to"], "limit": batch}
-        if claimed["deleted_at"] is not None:
-            last_id = await connection.fetchval(*_SQL.delete_records(**part))
-            finish = _SQL.finish_object
-            if last_id is None and await connection.fetchval(*_SQL.delete_history(**ids, limit=batch)) > 0:
-                return True
-        else:
-            removed = {"version": claimed["version"], "removals": claimed["removals"]}
-            last_id = await connection.fetchval(*_SQL.strip_removed(**part, **removed))
-            finish = _SQL.finish_removals
-        if last_id is None:
-            await connection.execute(*finish(**ids))
-        else:
-            await connection.execute(*_SQL.move_on(**ids, purged_to=last_id))
-        return True
+        if claimed is not None:
+            await _purge(connection, claimed, batch)
+            return True
+    async with pool.connection() as connection:
+        return await _forget(connection, batch)
+
+
+async def _forget(connection: Connection, batch: int) -> bool:
+    """Whether there may be more to forget. Each statement is a transaction: none keeps another from it."""
+    forgotten = [
+        await connection.execute(*_SQL.forget_jobs(limit=batch)) == f"DELETE {batch}",
+        await connection.execute(*_SQL.forget_queue_log(limit=_NOTES)) == f"DELETE {_NOTES}",
+        await connection.execute(*_SQL.forget_answers(limit=_ANSWERS)) == f"DELETE {_ANSWERS}",
+        await connection.fetchval(*_SQL.forget_tombstones(limit=batch, depth_limit=_HISTORY)),
+    ]
+    return any(forgotten)
+
+
+async def _purge(connection: Connection, claimed: Row, batch: int) -> None:
+    ids = {"account_id": claimed["account_id"], "object_id": claimed["object_id"]}
+    part = {**ids, "purged_to": claimed["purged_to"], "limit": batch}
+    if claimed["deleted_at"] is not None:
+        last_id = await connection.fetchval(*_SQL.delete_records(**part))
+        finish = _SQL.finish_object
+        if last_id is None and await connection.fetchval(*_SQL.delete_history(**ids, limit=batch)) > 0:
+            return
+    else:
+        removed = {"version": claimed["version"], "removals": claimed["removals"]}
+        last_id = await connection.fetchval(*_SQL.strip_removed(**part, **removed))
+        finish = _SQL.finish_removals
+    if last_id is None:
+        await connection.execute(*finish(**ids))
+    else:
+        await connection.execute(*_SQL.move_on(**ids, purged_to=last_id))

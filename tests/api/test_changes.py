@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 import pytest
-from harness import Api, record_of
+from harness import Api, Cluster, record_of, running
 
 from upsert_svc import changes, purge
 from upsert_svc.bodies import RecordPatch
@@ -150,6 +150,12 @@ async def test_of_very_many_events_the_latest_are_answered(
         record = record_of(await api.upsert(key, {"name": f"{number}"}, external_id="v1"))
     found = await events(api, key, record["id"])
     assert [event["properties"]["version"] for event in found] == [6, 7, 8, 9]
+    assert [changed(event) for event in found] == [  # what it was before the first of them is not known
+        {},
+        {"name": ("5", "6")},
+        {"name": ("6", "7")},
+        {"name": ("7", "8")},
+    ]
 
 
 @pytest.mark.parametrize("sort", ["name", "-", "created_at,id"])
@@ -269,6 +275,43 @@ async def test_a_deleted_record_is_exported_for_thirty_days_and_then_forgotten(a
     assert len(await events(api, key, stays["id"])) == 1
 
 
+async def test_the_many_changes_of_a_deleted_record_are_forgotten_part_by_part(
+    api: Api, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purge, "_HISTORY", 2)
+    for number in range(4):
+        record = record_of(await api.upsert(key, {"name": f"{number}"}, external_id="v1"))
+    await api.client.delete(f"/custom_objects/{key}/records/{record['id']}")
+    left = []
+    async with api.running.sql() as connection:
+        await connection.execute(
+            "update tombstones set deleted_at = now() - interval '31 days' where record_id = $1", record["id"]
+        )
+        is_busy = True
+        while is_busy:
+            is_busy = await purge.step(api.running.service.database.records)
+            for table in ("changes", "tombstones"):
+                count = f"select count(*) from {table} where record_id = $1"
+                left.append(await connection.fetchval(count, record["id"]))
+    assert left == [3, 1, 1, 1, 0, 0]
+
+
+async def test_what_cannot_be_forgotten_in_time_keeps_nothing_else(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purge, "_HISTORY", "not a number")
+    async with api.running.sql() as connection:
+        await connection.execute(
+            """insert into idempotency_keys (account_id, key, request_hash, status, headers, body, created_at)
+               values (1, 'of yesterday', '', 200, '[]', '', now() - interval '25 hours')"""
+        )
+        with pytest.raises(Exception, match="not a number"):
+            await purge.step(api.running.service.database.records)
+        assert not await connection.fetchval(
+            "select count(*) from idempotency_keys where key = 'of yesterday'"
+        )
+
+
 async def _purge(api: Api) -> None:
     while await purge.step(api.running.service.database.records, 10):
         pass
@@ -364,3 +407,20 @@ async def test_a_cursor_belongs_to_its_object_and_account(api: Api, stranger: Ap
     assert (await api.client.get(url, params={"cursor": cursor})).status_code == 400
     url = f"/incremental/custom_objects/{key}/cursor"
     assert (await stranger.client.get(url, params={"start_time": 0})).status_code == 404
+
+
+async def test_a_cursor_is_refused_after_a_dump_was_restored(cluster: Cluster) -> None:
+    async with running(await cluster.new_database()) as service:
+        api = Api(service, await service.token())
+        async with api.client:
+            key = await api.new_object(*FIELDS)
+            cursor = (await export(api, key))["after_cursor"]
+            assert names(await export(api, key, cursor=cursor)) == []
+            async with service.sql() as owner:  # as pg_restore does
+                await owner.execute("alter table changes rename to dropped")
+                await owner.execute("create table changes (like dropped including all)")
+                await owner.execute("insert into changes select * from dropped")
+                await owner.execute("grant select, insert, delete on changes to upsert_svc")
+            url = f"/incremental/custom_objects/{key}/cursor"
+            assert (await api.client.get(url, params={"cursor": cursor})).status_code == 400
+            await export(api, key)
