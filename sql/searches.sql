@@ -167,6 +167,11 @@ select r.record_id, r.name, r.external_id,
 -- How many documents are found, as far as the limit.
 select count(*) from (select from search_documents where terms @@ :terms::text::tsquery limit :limit) as d;
 
+-- name: count_beyond
+-- How many records lie beyond a position, as far as the limit.
+select count(*) from (
+       select from records r where r.account_id = :account_id and r.object_id = :object_id /*position*/ /*limit*/) as r;
+
 -- name: walk_in_order
 -- Sorts all records, by what the sort needs of them alone, and looks at the documents of the next ones, no further.
 -- What is common fills its page there.

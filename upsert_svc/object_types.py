@@ -15,12 +15,13 @@ import orjson
 
 from upsert_svc import sql
 from upsert_svc.database import Pool
-from upsert_svc.errors import RecordNotFound
+from upsert_svc.errors import RecordNotFound, ServiceUnavailable
 from upsert_svc.fields import CUSTOM_OBJECT_TARGET, FieldDefinition, FieldValidator
 
 _SQL = sql.load("objects")
 _FIELDS_LIMIT = 100_000  # fields of all cached definitions; a compiled one takes about 3 KB
 _SHAPES_LIMIT = 1000
+DEFINITION_ATTEMPTS = 5  # of what is done by a definition that may have changed, anew by its successor
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class ObjectType:
     field_count: int
     validator: FieldValidator = field(repr=False)
     lookup_targets: Mapping[str, str]  # lookup field → key of the object that it points to
+
+
+def keeps_changing() -> ServiceUnavailable:
+    """What is said when every attempt met another definition."""
+    return ServiceUnavailable("The object's definition keeps changing")
 
 
 class ObjectTypes:

@@ -4,7 +4,6 @@ Records are found by search documents where their object keeps them. Where it do
 large object is put down for documents. Refuses what is no query with BadRequest.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from upsert_svc import filters, listing, sql
 from upsert_svc.database import Connection, Database
 from upsert_svc.errors import BadRequest
 from upsert_svc.listing import Cursors, Listed, Order, Page
-from upsert_svc.object_types import ObjectType, ObjectTypes
+from upsert_svc.object_types import DEFINITION_ATTEMPTS, ObjectType, ObjectTypes, keeps_changing
 from upsert_svc.tokens import Principal
 from upsert_svc.writes import Record
 
@@ -55,11 +54,15 @@ Sought = Filter | Words | None
 
 
 class Way(NamedTuple):
-    """A statement that finds records, and the order and page that complete it."""
+    """A statement that finds records, and the order and page that complete it.
+
+    One with a `reach` looks at so many records beyond the position of the page, and misses none of them.
+    """
 
     statement: Statement
     order: Order
     page: Page
+    reach: int | None = None
 
 
 class Pages:
@@ -80,20 +83,28 @@ class Pages:
         """One page, sorted as the query says (docs/api.md, "Pages", "Search").
 
         Where there is nothing on the page, the object may be gone or made anew, or the search be made for
-        another definition: then it is looked for again. Raises RecordNotFound, BadRequest.
+        another definition: then it is looked for again. Raises RecordNotFound, BadRequest, and
+        ServiceUnavailable when the definition keeps changing.
         """
         if isinstance(sought, Words):
             _require_text(sought)
         object_type = await self._object_types.get(principal.account_id, object_key)
-        listed = None
-        with contextlib.suppress(BadRequest):  # a cursor may belong to the object made anew
-            listed = await self._listed(object_type, cursors, query, sought)
-        if listed is not None and listed.items:
-            return listed
-        current = await self._object_types.confirmed(object_type)
-        if current is object_type and listed is not None:
-            return listed
-        return await self._listed(current, cursors, query, sought)
+        for _ in range(DEFINITION_ATTEMPTS):
+            refusal: BadRequest | None = None
+            try:
+                listed = await self._listed(object_type, cursors, query, sought)
+            except BadRequest as error:  # a cursor may belong to the object made anew
+                refusal = error
+            else:
+                if listed.items:
+                    return listed
+            current = await self._object_types.confirmed(object_type)
+            if current is object_type:
+                if refusal is not None:
+                    raise refusal
+                return listed
+            object_type = current
+        raise keeps_changing()
 
     async def _listed(
         self, object_type: ObjectType, cursors: Cursors, query: Mapping[str, str], sought: Sought
@@ -103,14 +114,15 @@ class Pages:
         page = listing.requested(query, cursors, scope)
         completed = _completing(object_type, query, sought, order, page)
         # before a connection is taken: it refuses what is no filter
-        ways = [completed(_SQL.list(account_id=object_type.account_id, object_id=object_type.object_id))]
+        reading = completed(_SQL.list(**_ids(object_type)))
         async with self._database.records.connection() as connection:
-            if found := await found_by(connection, object_type, sought, order, page):
-                ways = [completed(way.statement, order=way.order, page=way.page) for way in found]
+            ways = await found_by(connection, object_type, sought, order, page)
             for way in ways:
-                rows = await connection.fetch(*way)
-                if len(rows) > page.size:
+                rows = await connection.fetch(*completed(way.statement, order=way.order, page=way.page))
+                if len(rows) > page.size or await _are_all_seen(connection, object_type, way):
                     break
+            if not ways:
+                rows = await connection.fetch(*reading)
         cut = listing.cut(rows, page, cursors, scope, lambda row: listing.position_of(order, row))
         return Listed([Record._make(row[_RECORD]) for row in cut.items], cut.after_cursor, cut.before_cursor)
 
@@ -125,8 +137,7 @@ async def found_by(
     if isinstance(sought, Words):
         return () if sought.is_everything else await _for_words(connection, object_type, sought, order, page)
     part = filters.contained_in_name(sought.value) if sought else None
-    statements = () if part is None else await _for_name(connection, object_type, part, order)
-    return [Way(statement, order, page) for statement in statements]
+    return () if part is None else await _for_name(connection, object_type, part, order, page)
 
 
 async def _for_words(
@@ -137,7 +148,7 @@ async def _for_words(
     if len(look["words"]) > WORD_LIMIT:
         raise BadRequest(f"query has more than {WORD_LIMIT} words")
     documents = await _documents(connection, object_type, look)
-    if documents != "kept":
+    if documents != "kept" or not look["words"]:
         return await _by_reading(connection, ids, look["words"], order, page, is_large=documents == "wanted")
     if order is not listing.RELEVANCE:
         terms = look["terms"]
@@ -145,7 +156,7 @@ async def _for_words(
         if not await _are_common(connection, terms):
             return (by_documents,)
         in_order = _SEARCHES_SQL.walk_in_order(**ids, terms=terms, reach=REACH_IN_ORDER)
-        return (Way(in_order, order, page), by_documents)
+        return (Way(in_order, order, page, REACH_IN_ORDER), by_documents)
     rank, by_id = (None, page) if page.position is None else _within_rank(page, page.position)
     asked = {"words": look["words"], "name_terms": look["name_terms"]}
     walk = _SEARCHES_SQL.walk_relevant(**ids, **asked, rank=rank, reach=REACH)
@@ -165,12 +176,12 @@ async def _by_reading(
     """What finds words without documents; of a large object not all that have them are judged in time."""
     asked = {**ids, "words": words, "patterns": [_pattern(word) for word in words]}
     by_reading = Way(_SEARCHES_SQL.read_for_words(**asked), order, page)
-    if not (is_large and words):
+    if not is_large or not words:  # without words none is found
         return (by_reading,)
     if order is not listing.RELEVANCE:
         ranks = {"best_rank": -101 * len(words), "worst_rank": -1}
         walk = _SEARCHES_SQL.walk_for_words(**asked, **ranks, reach=REACH_IN_ORDER)
-        return (Way(walk, order, page), by_reading)
+        return (Way(walk, order, page, REACH_IN_ORDER), by_reading)
     if page.position is None:
         rank, by_id = await connection.fetchval(*_SEARCHES_SQL.best_rank(**asked)), page
     else:
@@ -193,17 +204,30 @@ def _within_rank(page: Page, position: Sequence[Any]) -> tuple[int, Page]:
 
 
 async def _for_name(
-    connection: Connection, object_type: ObjectType, part: str, order: Order
-) -> Sequence[Statement]:
+    connection: Connection, object_type: ObjectType, part: str, order: Order, page: Page
+) -> Sequence[Way]:
     ids = _ids(object_type)
     look = await connection.fetchrow(*_SEARCHES_SQL.look_for_name(**ids, text=part))
     if look is None or await _documents(connection, object_type, look) != "kept":
         return ()
-    find = _SEARCHES_SQL.find(**ids, terms=look["terms"])
+    find = Way(_SEARCHES_SQL.find(**ids, terms=look["terms"]), order, page)
     # what is common is found soonest by walking, what is rare by its documents
     if order.is_by_id:
-        return (_SEARCHES_SQL.walk(**ids, reach=REACH), find)
+        return (Way(_SEARCHES_SQL.walk(**ids, reach=REACH), order, page, REACH), find)
     return () if await _are_common(connection, look["terms"]) else (find,)
+
+
+async def _are_all_seen(connection: Connection, object_type: ObjectType, way: Way) -> bool:
+    """Whether a way that did not fill its page has looked at all that there is: then it is the last page.
+
+    Some may have been deleted since it looked, but hardly half of its reach.
+    """
+    if way.reach is None:
+        return False
+    counting = _SEARCHES_SQL.count_beyond(**_ids(object_type))
+    half = replace(way.page, size=way.reach // 2)
+    count: int = await connection.fetchval(*listing.records_query(counting, way.order, half))
+    return count <= half.size
 
 
 async def _are_common(connection: Connection, terms: str) -> bool:
@@ -215,10 +239,15 @@ async def _are_common(connection: Connection, terms: str) -> bool:
 async def _documents(
     connection: Connection, object_type: ObjectType, look: Mapping[str, Any]
 ) -> Literal["kept", "wanted", "needless"]:
-    """Whether all documents stand, for the version the search is made for. Asks for them where none do."""
-    if (look["search_state"], look["version"]) == ("kept", object_type.version):
+    """Whether all documents stand. Asks for them where none do.
+
+    What is searched by another definition than the current one is looked for again, whatever is found.
+    """
+    if look["version"] != object_type.version:
+        return "needless"
+    if look["search_state"] == "kept":
         return "kept"
-    if look["search_state"] is None and look["version"] is not None:
+    if look["search_state"] is None:
         asked = await connection.execute(*_SEARCHES_SQL.want(**_ids(object_type), threshold=WORTHWHILE))
         return "wanted" if asked == "UPDATE 1" else "needless"
     return "wanted"

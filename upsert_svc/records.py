@@ -15,10 +15,9 @@ from upsert_svc.errors import (
     Problem,
     RecordInvalid,
     RecordNotFound,
-    ServiceUnavailable,
 )
 from upsert_svc.fields import dumped, is_record_id, lookup_identifier
-from upsert_svc.object_types import ObjectType, ObjectTypes
+from upsert_svc.object_types import DEFINITION_ATTEMPTS, ObjectType, ObjectTypes, keeps_changing
 from upsert_svc.reads import Reader
 from upsert_svc.tokens import Principal
 from upsert_svc.writes import (
@@ -37,7 +36,6 @@ from upsert_svc.writes import (
 )
 
 _SQL = sql.load("records")
-_DEFINITION_ATTEMPTS = 5
 _READ_COLUMNS = slice(2, None)  # before the record a look tells its place and the definition's version
 
 
@@ -66,7 +64,7 @@ class Records:
         """
         require_findable(change.identifier, change.patch)
         object_type = await self._object_types.get(principal.account_id, object_key)
-        for _ in range(_DEFINITION_ATTEMPTS):
+        for _ in range(DEFINITION_ATTEMPTS):
             try:
                 judged = judge(object_type, principal, change)
                 write = judged.write
@@ -85,7 +83,7 @@ class Records:
                 tag = None if is_imagined else entity_tag(record, object_type.version)
                 return Written(record, row["outcome"], judged.ignored, tag)
             object_type = await self._object_types.reloaded(principal.account_id, object_key)
-        raise ServiceUnavailable("The object's definition keeps changing")
+        raise keeps_changing()
 
     async def _written(self, account_id: int, change: Change, write: Write) -> Row:
         by = change.identifier.by
