@@ -95,9 +95,8 @@ def _pattern_options() -> Any:
 def compile_pattern(pattern: str) -> Any:
     """A regexp field's pattern, to be matched against UTF-8. Raises ValueError for one not linear in time."""
     try:
-        return re2.compile(
-            pattern.encode(), options=_pattern_options()
-        )  # bytes spare it the places of each character
+        # bytes spare it the places of each character
+        return re2.compile(pattern.encode(), options=_pattern_options())
     except re2.error as error:
         reason = error.args[0]
         raise ValueError(reason.decode("utf-8", "replace") if isinstance(reason, bytes) else reason) from None

@@ -147,21 +147,29 @@ async def _for_words(
     look = await connection.fetchrow(*_SEARCHES_SQL.look_for_words(**ids, text=sought.text))
     if len(look["words"]) > WORD_LIMIT:
         raise BadRequest(f"query has more than {WORD_LIMIT} words")
+    by_documents = _by_documents(ids, look, order, page)
+    if not look["words"]:
+        return (by_documents,)  # which finds nothing, at once
     documents = await _documents(connection, object_type, look)
-    if documents != "kept" or not look["words"]:
+    if documents != "kept":
         return await _by_reading(connection, ids, look["words"], order, page, is_large=documents == "wanted")
     if order is not listing.RELEVANCE:
-        terms = look["terms"]
-        by_documents = Way(_SEARCHES_SQL.find(**ids, terms=terms), order, page)
-        if not await _are_common(connection, terms):
+        if not await _are_common(connection, look["terms"]):
             return (by_documents,)
-        in_order = _SEARCHES_SQL.walk_in_order(**ids, terms=terms, reach=REACH_IN_ORDER)
+        in_order = _SEARCHES_SQL.walk_in_order(**ids, terms=look["terms"], reach=REACH_IN_ORDER)
         return (Way(in_order, order, page, REACH_IN_ORDER), by_documents)
     rank, by_id = (None, page) if page.position is None else _within_rank(page, page.position)
     asked = {"words": look["words"], "name_terms": look["name_terms"]}
     walk = _SEARCHES_SQL.walk_relevant(**ids, **asked, rank=rank, reach=REACH)
-    find = _SEARCHES_SQL.find_relevant(**ids, words=look["words"], terms=look["terms"])
-    return (Way(walk, listing.BY_ID, by_id), Way(find, order, page))
+    return (Way(walk, listing.BY_ID, by_id), by_documents)
+
+
+def _by_documents(ids: Mapping[str, int], look: Mapping[str, Any], order: Order, page: Page) -> Way:
+    """What finds words by all documents that have them."""
+    if order is listing.RELEVANCE:
+        ranked = _SEARCHES_SQL.find_relevant(**ids, words=look["words"], terms=look["terms"])
+        return Way(ranked, order, page)
+    return Way(_SEARCHES_SQL.find(**ids, terms=look["terms"]), order, page)
 
 
 async def _by_reading(
@@ -176,7 +184,7 @@ async def _by_reading(
     """What finds words without documents; of a large object not all that have them are judged in time."""
     asked = {**ids, "words": words, "patterns": [_pattern(word) for word in words]}
     by_reading = Way(_SEARCHES_SQL.read_for_words(**asked), order, page)
-    if not is_large or not words:  # without words none is found
+    if not is_large:
         return (by_reading,)
     if order is not listing.RELEVANCE:
         ranks = {"best_rank": -101 * len(words), "worst_rank": -1}
