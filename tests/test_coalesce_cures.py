@@ -116,7 +116,7 @@ async def test_without_the_version_check_a_batch_writes_a_removed_field(mutable:
 async def test_without_a_second_judgement_a_stale_batch_is_turned_away(
     mutable: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_DEFINITION_ATTEMPTS", 1)
+    monkeypatch.setattr(records, "DEFINITION_ATTEMPTS", 1)
     statuses, stored = await batches.a_field_removed_while_the_batch_waits(mutable)
     assert statuses == {"removed": 503, "neighbour": 503, "bystander": 200}
     assert stored == []

@@ -160,7 +160,7 @@ async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: b
     records = await api.records(key)
     names = {record["id"]: record["name"] for record in records}
     some = walks = walks_by_name = 0
-    pages_of = 2 if by_documents else 10  # every such search: it takes its time, mostly to read all records
+    pages_of = 5 if by_documents else 20  # every such search: it takes its time, mostly to read all records
     for number in range(QUERIES[by_documents]):
         text = text_by_chance(chance, 4)
         expected = found(records, text)
