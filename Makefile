@@ -22,7 +22,7 @@ run: setup
 	$(BIN)/upsert-svc serve --demo
 
 demo: setup
-	$(BIN)/python -m upsert_svc.airports
+	$(BIN)/python -m examples.airports
 
 test: setup
 	$(BIN)/python -m pytest

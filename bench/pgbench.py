@@ -15,7 +15,7 @@ from bench import cars, usage
 from bench.figures import Latencies, Usage, summed_up
 from bench.plan import Plan
 from bench.stage import Stage
-from upsert_svc import embedded
+from upsert_svc.db import embedded
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from bench.plan import Plan
 from bench.stage import Stage
 from bench.wire import Errand
 from bench.workloads import CAR
-from upsert_svc.filters import CUSTOM_FIELDS
+from upsert_svc.search.filters import CUSTOM_FIELDS
 
 _RECORDS_PATH = f"/custom_objects/{CAR}/records"
 _UNSEARCHED = "car_unsearched"
@@ -129,7 +129,7 @@ def _filled(stage: Stage, definition: Definition) -> float:
         (state,) = stage.owner.row(
             "select search_state from objects where object_id = $1", definition.object_id
         )
-        if state == "kept":
+        if state == "ready":
             return time.monotonic() - begun
         if state is None:
             raise RuntimeError("the object is too small for search documents; --keys says how many records")

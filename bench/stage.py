@@ -17,7 +17,7 @@ from bench import cars, rivals, sites
 from bench.database import RECORDS, Owner
 from bench.sites import Program, Site
 from bench.usage import Family
-from upsert_svc import embedded
+from upsert_svc.db import embedded
 
 _EMAIL = "bench@example.com"
 

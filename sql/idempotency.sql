@@ -4,7 +4,7 @@ select pg_try_advisory_xact_lock(hashtextextended(:key, :account_id));
 
 -- name: find_answer
 select request_hash, status, headers, body from idempotency_keys
- where account_id = :account_id and key = :key and created_at > now() - interval '24 hours';
+ where account_id = :account_id and key = :key and created_at > now() - answer_retention();
 
 -- name: keep_answer
 -- One that stands has had its day, or it would have been found.

@@ -11,18 +11,17 @@ values (:account_id, :job_id, :object_id, :object_key, :user_id, :action, :items
 returning job_id, object_key, action, total, progress, status, message, results;
 
 -- name: show
--- Readable for a day after their end.
 select job_id, object_key, action, total, progress, status, message, results
   from jobs
  where account_id = :account_id and job_id = any (:job_ids::text[])
-   and (finished_at is null or finished_at > now() - interval '24 hours')
+   and (finished_at is null or finished_at > now() - job_retention())
  order by job_id;
 
 -- name: list
 select job_id, object_key, action, total, progress, status, message, results
   from jobs
  where account_id = :account_id and job_id > :after
-   and (finished_at is null or finished_at > now() - interval '24 hours')
+   and (finished_at is null or finished_at > now() - job_retention())
  order by job_id
  limit :limit;
 
@@ -30,7 +29,7 @@ select job_id, object_key, action, total, progress, status, message, results
 select job_id, object_key, action, total, progress, status, message, results
   from jobs
  where account_id = :account_id and job_id < :before
-   and (finished_at is null or finished_at > now() - interval '24 hours')
+   and (finished_at is null or finished_at > now() - job_retention())
  order by job_id desc
  limit :limit;
 
@@ -60,7 +59,7 @@ update jobs set attempts = attempts + 1, touched_at = now()
  where account_id = :account_id and job_id = :job_id and finished_at is null
 returning attempts;
 
--- name: look_after
+-- name: requeue_stalled
 -- Unfinished jobs that nobody has touched for a while. Whoever is at one holds its lock.
 update jobs set touched_at = now()
  where ctid = any (array(

@@ -1,5 +1,5 @@
--- name: load_object_type
--- All that judging a write needs of a definition, in one row.
+-- name: load_definition
+-- All that validating a write needs of a definition, in one row.
 select o.object_id, o.version, o.is_unique, o.autoincrement_enabled,
        coalesce((select jsonb_agg(jsonb_build_object(
                             'key', f.key, 'type', f.type, 'required', f.required, 'active', f.active,
@@ -87,9 +87,9 @@ update objects o
                                 where f.account_id = o.account_id and f.object_id = o.object_id
                                   and not f.system and f.type = 'json'), '{}'),
        searched_fields = n.searched_fields,
-       search_state = case when n.is_outdated then 'filling' else o.search_state end,
+       search_state = case when n.is_outdated then 'building' else o.search_state end,
        searched_since = case when n.is_outdated then o.version + 1 else o.searched_since end,
-       search_filled_to = case when n.is_outdated then '' else o.search_filled_to end,
+       search_built_to = case when n.is_outdated then '' else o.search_built_to end,
        removals = case when jsonb_array_length(:removals::jsonb) = 0 then o.removals
                        else coalesce(o.removals, '[]') || (
                             select jsonb_agg(removal || jsonb_build_object('version', o.version + 1))

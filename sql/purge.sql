@@ -74,7 +74,7 @@ delete from objects where account_id = :account_id and object_id = :object_id;
 -- the next. Answers whether there may be more.
 with recursive old as (
     select * from tombstones
-     where account_id = any (select account_id from accounts) and deleted_at < now() - interval '30 days'
+     where account_id = any (select account_id from accounts) and deleted_at < now() - tombstone_retention()
      limit :limit),
 history as (
     select account_id, object_id, record_id, changed_in as transaction_id, version, 1 as depth from old
@@ -113,17 +113,17 @@ select exists (select from shortened) or (select count(*) from gone) = :limit;
 delete from idempotency_keys
  where ctid = any (array(
        select ctid from idempotency_keys
-        where account_id = any (select account_id from accounts) and created_at < now() - interval '24 hours'
+        where account_id = any (select account_id from accounts) and created_at < now() - answer_retention()
         limit :limit));
 
 -- name: forget_jobs
 delete from jobs
  where ctid = any (array(
        select ctid from jobs
-        where account_id = any (select account_id from accounts) and finished_at < now() - interval '24 hours'
+        where account_id = any (select account_id from accounts) and finished_at < now() - job_retention()
         limit :limit));
 
 -- name: forget_queue_log
 -- What the library notes of the queue and never reads again.
 delete from pgqueuer.log
- where ctid = any (array(select ctid from pgqueuer.log where created < now() - interval '24 hours' limit :limit));
+ where ctid = any (array(select ctid from pgqueuer.log where created < now() - job_retention() limit :limit));

@@ -1,6 +1,6 @@
 -- name: write
 -- The results come in no order.
-select position, outcome, blamed_fields, record_id, name, external_id, fields, version,
+select position, outcome, invalid_fields, record_id, name, external_id, fields, version,
        created_at, updated_at, created_by_user_id, updated_by_user_id
   from unnest(write_records(:account_id, :by, :writes));
 

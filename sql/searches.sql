@@ -4,7 +4,7 @@
 -- Search documents are looked up by their terms alone, which begin with the account and the object: a condition that
 -- another index can serve would let the planner choose that one, and read all of the object.
 
--- name: look_for_words
+-- name: analyze_query
 -- What a search for words must know before it begins. The queries are told as text.
 select o.version, o.search_state, w.words,
        (select string_agg(query::text, ' | ') from unnest(
@@ -14,7 +14,7 @@ select o.version, o.search_state, w.words,
   from (select array(select distinct word from unnest(search_words(:text)) as word) as words) as w
   left join objects o on o.account_id = :account_id and o.object_id = :object_id and o.deleted_at is null;
 
--- name: look_for_name
+-- name: analyze_name
 -- The same for a search for a part of the name.
 select o.version, o.search_state, name_query(:account_id, :object_id, :text)::text as terms
   from objects o
@@ -51,7 +51,7 @@ select -cardinality(:words::text[]) * case when exists (
               and casefold(r.name collate pg_unicode_fast) like any (:patterns::text[])
               and search_score(:words::text[], r.name, '') > 0) then 101 else 100 end;
 
--- name: walk_for_words
+-- name: scan_for_words
 -- Reads the next records in their order, no further, for those of some ranks. What is common fills its page there. They are
 -- sorted by what the sort needs of them alone.
 select r.record_id, r.name, r.external_id,
@@ -68,7 +68,7 @@ select r.record_id, r.name, r.external_id,
                  from (select r.record_id, r.name, r.created_at, r.updated_at from records r
                         where r.account_id = o.account_id and r.object_id = o.object_id /*position*/
                        /*order*/
-                        limit :reach) as n
+                        limit :scan_limit) as n
                 cross join lateral (
                       select * from records r
                        where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = n.record_id
@@ -108,7 +108,7 @@ select r.record_id, r.name, r.external_id,
  where o.deleted_at is null /*object*/
  /*order*/;
 
--- name: walk_relevant
+-- name: scan_relevant
 -- Looks at the next documents in the order of their ids, no further, for those of one rank: that of the position, or else
 -- the best that there can be. What is common fills its page there, and no better record comes before it.
 select r.record_id, r.name, r.external_id,
@@ -119,7 +119,7 @@ select r.record_id, r.name, r.external_id,
  cross join lateral (
        select f.rank, r.*
          from (select *
-                 from (select d.record_id, -document_score(d.terms, q.words, q.name_words) as rank, q.rank as sought
+                 from (select d.record_id, -document_score(d.terms, q.words, q.name_words) as rank, q.rank as wanted_rank
                          from (select word_queries(:account_id, :object_id, :words::text[]) as words,
                                       word_queries(:account_id, :object_id, :words::text[], '!') as name_words,
                                       coalesce(:rank::integer, -cardinality(:words::text[]) * case when exists (
@@ -130,9 +130,9 @@ select r.record_id, r.name, r.external_id,
                               select r.record_id, r.terms from search_documents r
                                where r.account_id = o.account_id and r.object_id = o.object_id /*position*/
                               /*order*/
-                               limit :reach) as d
+                               limit :scan_limit) as d
                        offset 0) as r
-                where r.rank = r.sought
+                where r.rank = r.wanted_rank
                /*order*/ /*limit*/) as f
         cross join lateral (
               select * from records r
@@ -172,7 +172,7 @@ select count(*) from (select from search_documents where terms @@ :terms::text::
 select count(*) from (
        select from records r where r.account_id = :account_id and r.object_id = :object_id /*position*/ /*limit*/) as r;
 
--- name: walk_in_order
+-- name: scan_in_order
 -- Sorts all records, by what the sort needs of them alone, and looks at the documents of the next ones, no further.
 -- What is common fills its page there.
 select r.record_id, r.name, r.external_id,
@@ -186,7 +186,7 @@ select r.record_id, r.name, r.external_id,
                  from (select r.record_id, r.name, r.created_at, r.updated_at from records r
                         where r.account_id = o.account_id and r.object_id = o.object_id /*position*/
                        /*order*/
-                        limit :reach) as r
+                        limit :scan_limit) as r
                 cross join lateral (
                       select terms from search_documents
                        where account_id = o.account_id and object_id = o.object_id and record_id = r.record_id
@@ -200,7 +200,7 @@ select r.record_id, r.name, r.external_id,
  where o.deleted_at is null /*object*/
  /*order*/;
 
--- name: walk
+-- name: scan
 -- Looks at the next records in the order of their ids, no further: what is common fills its page there.
 select r.record_id, r.name, r.external_id,
        shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
@@ -212,15 +212,15 @@ select r.record_id, r.name, r.external_id,
          from (select * from records r
                 where r.account_id = o.account_id and r.object_id = o.object_id /*position*/
                /*order*/
-                limit :reach) as r
+                limit :scan_limit) as r
         where true /*conditions*/
        /*order*/ /*limit*/) as r
  where o.deleted_at is null /*object*/
  /*order*/;
 
--- name: want
+-- name: request
 -- Asks for documents, if the object has as many records as make them worth it.
-update objects set search_state = 'wanted'
+update objects set search_state = 'requested'
  where account_id = :account_id
    and object_id = any (array(
        select o.object_id from objects o
@@ -232,32 +232,32 @@ update objects set search_state = 'wanted'
                              limit :threshold) as r)
           for no key update skip locked));
 
--- name: claim_wanted
+-- name: claim_requested
 select account_id, object_id from objects
- where search_state = 'wanted' and deleted_at is null
+ where search_state = 'requested' and deleted_at is null
  order by account_id, object_id
  limit 1;
 
 -- name: begin
 -- Under the exclusive form of the definition's lock: every writer of a record knows of it, or has committed.
-update objects set search_state = 'filling', searched_since = version, search_filled_to = ''
- where account_id = :account_id and object_id = :object_id and search_state = 'wanted' and deleted_at is null;
+update objects set search_state = 'building', searched_since = version, search_built_to = ''
+ where account_id = :account_id and object_id = :object_id and search_state = 'requested' and deleted_at is null;
 
 -- name: claim
 -- One object whose documents are not all made, that no other process is at.
-select account_id, object_id, version, searched_since, search_filled_to, searched_fields, removals
+select account_id, object_id, version, searched_since, search_built_to, searched_fields, removals
   from objects
- where search_state = 'filling' and deleted_at is null
+ where search_state = 'building' and deleted_at is null
  order by account_id, object_id
  limit 1
    for no key update skip locked;
 
--- name: fill
+-- name: build
 -- Makes the documents of the next records in the order of their ids, but for those that a writer made. A record is
 -- locked against being deleted before its document stands; whoever updates it meanwhile makes its document after this.
 with next as (
     select record_id from records
-     where account_id = :account_id and object_id = :object_id and record_id > :filled_to
+     where account_id = :account_id and object_id = :object_id and record_id > :built_to
      order by record_id
      limit :limit),
 locked as materialized (
@@ -280,8 +280,8 @@ made as (
 select max(record_id) from next;
 
 -- name: move_on
-update objects set search_filled_to = :filled_to where account_id = :account_id and object_id = :object_id;
+update objects set search_built_to = :built_to where account_id = :account_id and object_id = :object_id;
 
 -- name: finish
-update objects set search_state = 'kept', search_filled_to = ''
+update objects set search_state = 'ready', search_built_to = ''
  where account_id = :account_id and object_id = :object_id;

@@ -3,9 +3,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Api, Cluster, Running, running
 
-from upsert_svc import embedded
+from tests.support.harness import Api, Cluster, Running, running
+from upsert_svc.db import embedded
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from harness import Api, Cluster, running
 
-from upsert_svc.records import Records
+from tests.support.harness import Api, Cluster, running
+from upsert_svc.records.record_store import Records
 
 
 async def test_health_needs_no_credential(api: Api) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from commands import TOKEN, free_port, run, serving, start, until_ready
-from harness import Cluster
+
+from tests.support.harness import Cluster
+from tests.support.processes import TOKEN, free_port, run, serving, start, until_ready
 
 
 async def test_serve_makes_the_bootstrap_admin_and_stops_cleanly_on_sigterm(cluster: Cluster) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
-from batches import answered, until_blocked
-from commands import TOKEN, serving
-from harness import Api, Cluster, problems_of, record_of, running
-from severing import severable
 
+from tests.support.batches import answered, until_blocked
+from tests.support.faults import lossy_address
+from tests.support.harness import Api, Cluster, problems_of, record_of, running
+from tests.support.processes import TOKEN, serving
 from upsert_svc import purge
-from upsert_svc.database import connected, owner_transaction
+from upsert_svc.db.pools import connected, owner_transaction
 from upsert_svc.settings import Settings
 
 YEAR = {"key": "year", "type": "integer"}
@@ -261,7 +261,7 @@ async def test_eight_racing_twins_make_one_record_and_are_all_told_of_it(api: Ap
 
 
 async def test_an_answer_lost_after_the_commit_is_given_to_who_asks_again(cluster: Cluster) -> None:
-    async with severable(await cluster.new_database()) as line, running(line.url) as service:
+    async with lossy_address(await cluster.new_database()) as line, running(line.url) as service:
         api = Api(service, await service.token())
         async with api.client:
             key = await api.new_object(YEAR)
@@ -324,7 +324,7 @@ async def test_a_key_is_forgotten_after_a_day_and_purged(api: Api) -> None:
         await owner.execute(
             "update idempotency_keys set created_at = now() - interval '25 hours' where key <> 'old'"
         )
-        while await purge.step(api.running.service.database.records):
+        while await purge.step(api.running.service.database.main):
             pass
         assert [row["key"] for row in await owner.fetch("select key from idempotency_keys")] == ["old"]
 
@@ -341,7 +341,7 @@ async def test_a_purge_of_many_answers_goes_in_steps(
             " from generate_series(1, 7) as n"
         )
     async with connected(Settings(), url) as database:
-        assert [await purge.step(database.records) for _ in range(3)] == [True, True, False]
+        assert [await purge.step(database.main) for _ in range(3)] == [True, True, False]
     async with owner_transaction(url) as owner:
         assert await owner.fetchval("select count(*) from idempotency_keys") == 0
 

@@ -1,38 +1,125 @@
+"""A database is made at once or brought there step by step, and ends as the same one."""
+
 import asyncio
+import shutil
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
-from harness import Api, Cluster, record_of, running
 
-from upsert_svc import job_queue, migrations, sql
+from tests.support.harness import Api, Cluster, record_of, running
+from upsert_svc import migrations
+from upsert_svc.db import statements
+from upsert_svc.jobs import job_queue
+
+_CATALOG = """
+select 'column' as kind, c.relname || '.' || a.attname as name,
+       concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated, a.attidentity,
+                 pg_get_expr(d.adbin, d.adrelid)) as definition
+  from pg_attribute a join pg_class c on c.oid = a.attrelid
+  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+ where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'c')
+   and a.attnum > 0 and not a.attisdropped
+union all
+select 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid) from pg_constraint
+ where connamespace = 'public'::regnamespace
+union all
+select 'index', indexname, indexdef from pg_indexes where schemaname = 'public'
+union all
+select 'function', oid::regprocedure::text, concat_ws(' ', pg_get_functiondef(oid), proacl) from pg_proc
+ where pronamespace = 'public'::regnamespace
+union all
+select 'view', viewname, definition from pg_views where schemaname = 'public'
+union all
+select 'table', relname, concat_ws(' ', reloptions, relacl) from pg_class
+ where relnamespace = 'public'::regnamespace and relkind in ('r', 'v')
+union all
+select 'applied', name, digest from schema_migrations
+order by 1, 2"""
+NEW = {"schema", *(f"functions/{file.stem}" for file in migrations.functions())}
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder of the SQL that a test may change."""
+    copy = tmp_path / "sql"
+    shutil.copytree(statements.DIRECTORY, copy)
+    monkeypatch.setattr(statements, "DIRECTORY", copy)
+    return copy
+
+
+async def step_by_step(url: str, steps: list[Path]) -> None:
+    """Makes a database as the versions before this one did, by the steps that there were."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(migrations._CREATE_LEDGER)
+        for step in steps:
+            assert await migrations._apply_step(connection, step)
+    finally:
+        await connection.close()
+
+
+async def catalog(url: str) -> list[Any]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows: list[Any] = await connection.fetch(_CATALOG)
+        return rows
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("count", [1, 9, len(migrations.steps())])
+async def test_a_database_of_an_earlier_version_becomes_as_a_new_one(cluster: Cluster, count: int) -> None:
+    new, upgraded = await cluster.new_database(), await cluster.new_database(empty=True)
+    steps = migrations.steps()
+    await step_by_step(upgraded, steps[:count])
+    applied = await migrations.migrate(upgraded)
+    assert set(applied) == {step.stem for step in steps[count:]} | NEW - {"schema"}
+    assert await catalog(upgraded) == await catalog(new)
 
 
 async def test_several_processes_migrate_a_database_once(cluster: Cluster) -> None:
     url = await cluster.new_database(empty=True)
     applied = await asyncio.gather(*(migrations.migrate(url) for _ in range(4)))
-    assert sorted(map(len, applied)) == [0, 0, 0, len(migrations.steps())]
+    assert sorted(map(len, applied)) == [0, 0, 0, len(NEW)]
+
+
+async def test_functions_are_applied_again_when_their_file_has_changed(
+    cluster: Cluster, directory: Path
+) -> None:
+    url = await cluster.new_database()
+    file = directory / "functions" / "values.sql"
+    file.write_text(file.read_text().replace("return interval '30 days'", "return interval '31 days'"))
+    assert await migrations.migrate(url) == ["functions/values"]
+    assert await migrations.migrate(url) == []
+    connection = await asyncpg.connect(url)
+    assert (await connection.fetchval("select tombstone_retention()")).days == 31
+    await connection.close()
 
 
 async def test_a_step_that_was_changed_after_it_was_applied_is_refused(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, directory: Path
 ) -> None:
     url = await cluster.new_database()
     (step, *_) = migrations.steps()
-    (tmp_path / "migrations").mkdir()
-    (tmp_path / "migrations" / step.name).write_text("select 1;")
-    monkeypatch.setattr(sql, "DIRECTORY", tmp_path)
+    step.write_text("select 1;")
     with pytest.raises(migrations.MigrationError, match=step.stem):
         await migrations.migrate(url)
 
 
-async def test_a_step_that_fails_leaves_nothing_behind(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_step_that_fails_leaves_nothing_behind(cluster: Cluster, directory: Path) -> None:
+    url = await cluster.new_database()
+    before = await catalog(url)
+    (directory / "migrations" / "9999_bad.sql").write_text("create table half (id integer); select 1 / 0;")
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await migrations.migrate(url)
+    assert await catalog(url) == before
+
+
+async def test_a_schema_that_fails_leaves_nothing_behind(cluster: Cluster, directory: Path) -> None:
     url = await cluster.new_database(empty=True)
-    (tmp_path / "migrations").mkdir()
-    (tmp_path / "migrations" / "0001_bad.sql").write_text("create table half (id integer); select 1 / 0;")
-    monkeypatch.setattr(sql, "DIRECTORY", tmp_path)
+    (directory / "schema.sql").write_text("create table half (id integer); select 1 / 0;")
     with pytest.raises(asyncpg.DivisionByZeroError):
         await migrations.migrate(url)
     connection = await asyncpg.connect(url)

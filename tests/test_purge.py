@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
-from harness import Api, Cluster, running
 
+from tests.support.harness import Api, Cluster, running
 from upsert_svc import purge
-from upsert_svc.database import Connections
+from upsert_svc.db.pools import Connections
 
 OPTIONS = [{"name": value, "value": value} for value in ("red", "blue")]
 
@@ -31,7 +31,7 @@ async def api(cluster: Cluster) -> AsyncIterator[Api]:
 
 async def _purge(api: Api) -> int:
     steps = 0
-    while await purge.step(api.running.service.database.records, 10):
+    while await purge.step(api.running.service.database.main, 10):
         steps += 1
     return steps
 
@@ -130,7 +130,7 @@ async def test_the_options_removed_at_once_are_one_note(api: Api) -> None:
 async def test_a_purge_of_a_deleted_object_goes_on_where_it_stood(api: Api, key: str) -> None:
     ids = [record["id"] for record in await api.records(key)]
     await api.client.delete(f"/custom_objects/{key}")
-    await purge.step(api.running.service.database.records, 10)
+    await purge.step(api.running.service.database.main, 10)
     async with api.running.sql() as connection:
         assert await connection.fetchval("select purged_to from objects where key = $1", key) == ids[9]
 

@@ -7,34 +7,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from harness import Cluster
 
-from upsert_svc import errors, filters, listing, sql
-from upsert_svc.database import SERVICE_ROLE
-from upsert_svc.fields import FieldDefinition
-
-_CATALOG = """
-select 'column' as kind, c.relname || '.' || a.attname as name,
-       concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated, a.attidentity,
-                 pg_get_expr(d.adbin, d.adrelid)) as definition
-  from pg_attribute a join pg_class c on c.oid = a.attrelid
-  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
- where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'c')
-   and a.attnum > 0 and not a.attisdropped
-union all
-select 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid) from pg_constraint
- where connamespace = 'public'::regnamespace
-union all
-select 'index', indexname, indexdef from pg_indexes where schemaname = 'public'
-union all
-select 'function', oid::regprocedure::text, pg_get_functiondef(oid) from pg_proc
- where pronamespace = 'public'::regnamespace
-union all
-select 'view', viewname, definition from pg_views where schemaname = 'public'
-union all
-select 'table', relname, concat_ws(' ', reloptions, relacl) from pg_class
- where relnamespace = 'public'::regnamespace and relkind in ('r', 'v')
-order by 1, 2"""
+from tests.support.harness import Cluster
+from upsert_svc import errors, paging
+from upsert_svc.db import statements
+from upsert_svc.db.pools import SERVICE_ROLE
+from upsert_svc.definitions.field_types import FieldDefinition
+from upsert_svc.search import filters, page_query
 
 _RECORD = """
 insert into records (account_id, object_id, record_id, naming, number, name, external_id, fields,
@@ -75,27 +54,15 @@ async def _insert(
     await database.execute(_RECORD, *arguments)
 
 
-async def test_the_schema_is_the_sum_of_the_migrations(cluster: Cluster) -> None:
-    migrated = await asyncpg.connect(await cluster.new_database())
-    await migrated.execute("drop table schema_migrations")
-    written = await asyncpg.connect(await cluster.new_database(empty=True))
-    await written.execute((sql.DIRECTORY / "schema.sql").read_text())
-    try:
-        assert await written.fetch(_CATALOG) == await migrated.fetch(_CATALOG)
-    finally:
-        await migrated.close()
-        await written.close()
-
-
 async def test_every_statement_is_valid_under_the_service_role_and_used(cluster: Cluster) -> None:
     connection = await asyncpg.connect(await cluster.new_database())
-    sources = "".join(path.read_text() for path in sql.DIRECTORY.parent.glob("upsert_svc/**/*.py"))
+    sources = "".join(path.read_text() for path in statements.DIRECTORY.parent.glob("upsert_svc/**/*.py"))
     try:
-        for path in sql.DIRECTORY.glob("*.sql"):
+        for path in statements.DIRECTORY.glob("*.sql"):
             if path.stem == "schema":
                 continue
             await connection.execute("reset role" if path.stem == "tokens" else f"set role {SERVICE_ROLE}")
-            for statement in sql.load(path.stem).by_name.values():
+            for statement in statements.load(path.stem).by_name.values():
                 await connection.prepare(statement.text)
                 assert f"SQL.{statement.name}" in sources, f"{path.stem}.{statement.name} is not used"
     finally:
@@ -285,7 +252,9 @@ async def test_a_plain_patch_or_replacement_pays_for_no_document_strategy_or_con
     assert "type_conflicts" in await _called(database)
     assert await database.fetchval(writing, "e", "z", "merge") == "unchanged"
     assert "resulting_fields" in await _called(database)
-    await database.execute("update objects set search_state = 'kept', searched_since = 1 where object_id = 1")
+    await database.execute(
+        "update objects set search_state = 'ready', searched_since = 1 where object_id = 1"
+    )
     assert await database.fetchval(writing, "e", "z", None) == "unchanged"
     await database.execute("update records set fields = '{}' where external_id = 'e'")
     assert await database.fetchval(writing, "e", "z", None) == "updated"
@@ -303,7 +272,7 @@ async def _called(database: Any) -> set[str]:
 
 @pytest.mark.parametrize("name", ["show", "list"])
 async def test_a_reading_finds_its_object_by_the_whole_key(database: Any, name: str) -> None:
-    statement = _listing() if name == "list" else sql.load("records").show.text
+    statement = _listing() if name == "list" else statements.load("records").show.text
     arguments = "1, 2, 101" if name == "list" else "'{1}', '{unique}', '{x}'"
     scans = await _scans(database, statement, arguments)
     assert {table for table, _ in scans} == {"objects", "records"}
@@ -321,56 +290,56 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
 @pytest.mark.parametrize(
     ("statement", "order", "filter_", "indexes"),
     [
-        (sql.load("records").list(**_SEARCHES), listing.BY_ID, None, {"records_pkey"}),
+        (statements.load("records").list(**_SEARCHES), page_query.BY_ID, None, {"records_pkey"}),
         (
-            sql.load("records").list(**_SEARCHES),
-            listing.BY_ID,
+            statements.load("records").list(**_SEARCHES),
+            page_query.BY_ID,
             {"custom_object_fields.f": {"$eq": "x"}},
             {"records_pkey"},
         ),
         (
-            sql.load("searches").find_relevant(**_SEARCHES, words=["x"], terms="'1.2.x':*"),
-            listing.RELEVANCE,
+            statements.load("searches").find_relevant(**_SEARCHES, words=["x"], terms="'1.2.x':*"),
+            page_query.RELEVANCE,
             None,
             {"search_documents_terms_idx", "records_pkey"},
         ),
         (
-            sql.load("searches").walk_relevant(
-                **_SEARCHES, words=["x"], name_terms="'1.2!x':*", rank=None, reach=2000
+            statements.load("searches").scan_relevant(
+                **_SEARCHES, words=["x"], name_terms="'1.2!x':*", rank=None, scan_limit=2000
             ),
-            listing.BY_ID,
+            page_query.BY_ID,
             None,
             {"search_documents_terms_idx", "search_documents_pkey", "records_pkey"},
         ),
         (
-            sql.load("searches").find(**_SEARCHES, terms="'1.2.x':*"),
-            listing.WORD_ORDERS["-updated_at"],
+            statements.load("searches").find(**_SEARCHES, terms="'1.2.x':*"),
+            page_query.WORD_ORDERS["-updated_at"],
             None,
             {"search_documents_terms_idx", "records_pkey"},
         ),
         (
-            sql.load("searches").walk_for_words(
-                **_SEARCHES, words=["x"], patterns=["%x%"], best_rank=-101, worst_rank=-1, reach=10000
+            statements.load("searches").scan_for_words(
+                **_SEARCHES, words=["x"], patterns=["%x%"], best_rank=-101, worst_rank=-1, scan_limit=10000
             ),
-            listing.WORD_ORDERS["-updated_at"],
+            page_query.WORD_ORDERS["-updated_at"],
             None,
             {"records_pkey"},
         ),
         (
-            sql.load("searches").walk_in_order(**_SEARCHES, terms="'1.2.x':*", reach=10000),
-            listing.WORD_ORDERS["-updated_at"],
+            statements.load("searches").scan_in_order(**_SEARCHES, terms="'1.2.x':*", scan_limit=10000),
+            page_query.WORD_ORDERS["-updated_at"],
             None,
             {"search_documents_pkey", "records_pkey"},
         ),
         (
-            sql.load("searches").find(**_SEARCHES, terms="'1.2~nam' & '1.2~ame'"),
-            listing.BY_ID,
+            statements.load("searches").find(**_SEARCHES, terms="'1.2~nam' & '1.2~ame'"),
+            page_query.BY_ID,
             {"name": {"$contains": "name"}},
             {"search_documents_terms_idx", "records_pkey"},
         ),
         (
-            sql.load("searches").walk(**_SEARCHES, reach=2000),
-            listing.BY_ID,
+            statements.load("searches").scan(**_SEARCHES, scan_limit=2000),
+            page_query.BY_ID,
             {"name": {"$contains": "name"}},
             {"records_pkey"},
         ),
@@ -390,7 +359,7 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
 async def test_a_page_is_found_by_an_index(
     database: Any,
     statement: tuple[object, ...],
-    order: listing.Order,
+    order: page_query.Order,
     filter_: Any,
     indexes: set[str],
     has_statistics: bool,
@@ -404,10 +373,10 @@ async def test_a_page_is_found_by_an_index(
         await database.execute("analyze search_documents")
     fields = {"f": FieldDefinition("f", "text")}
     condition = filters.compiled(filter_, fields) if filter_ else None
-    page = listing.Page(size=100, position=(-100, "x")[-len(order.columns) :])
+    page = paging.Window(size=100, position=(-100, "x")[-len(order.columns) :])
     if order.name.endswith("updated_at"):
-        page = listing.Page(size=100)
-    text, *arguments = listing.records_query(statement, order, page, condition=condition, version=1)
+        page = paging.Window(size=100)
+    text, *arguments = page_query.records_query(statement, order, page, condition=condition, version=1)
     settings = "plan_cache_mode = force_generic_plan", "enable_hashjoin = off", "enable_mergejoin = off"
     for setting in (*settings, "enable_seqscan = off"):
         await database.execute(f"set {setting}")
@@ -421,7 +390,7 @@ async def test_a_page_is_found_by_an_index(
 
 @pytest.mark.parametrize("name", ["events", "latest"])
 async def test_changes_are_read_by_their_one_index(database: Any, name: str) -> None:
-    statement = sql.load("changes").by_name[name]
+    statement = statements.load("history").by_name[name]
     arguments = {
         "events": "1, 'unique', 'x', 10, false, 0, 101",
         "latest": "1, 2, '3', '', 0, 10000, false, now(), 1001",
@@ -441,8 +410,10 @@ async def test_changes_are_read_by_their_one_index(database: Any, name: str) -> 
 
 
 def _listing() -> str:
-    statement, *_ = listing.records_query(
-        sql.load("records").list(account_id=1, object_id=2), listing.order_named("id"), listing.Page()
+    statement, *_ = page_query.records_query(
+        statements.load("records").list(account_id=1, object_id=2),
+        page_query.order_named("id"),
+        paging.Window(),
     )
     return str(statement)
 

@@ -16,11 +16,15 @@ from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
-from upsert_svc import demo, embedded, exporting, importing, migrations, serving, tokens, worker
-from upsert_svc.database import UnreachableDatabase, owner_transaction
-from upsert_svc.export_rows import Format
-from upsert_svc.service_client import Target, TransferFailed
+from upsert_svc import demo, migrations, server
+from upsert_svc.accounts import tokens
+from upsert_svc.db import embedded
+from upsert_svc.db.pools import UnreachableDatabase, owner_transaction
+from upsert_svc.jobs import worker
 from upsert_svc.settings import Settings
+from upsert_svc.transfer import exporting, importing
+from upsert_svc.transfer.client import Target, TransferFailed
+from upsert_svc.transfer.export_rows import Format
 
 app = typer.Typer(
     help="A custom-object upsert service on PostgreSQL.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -98,7 +102,7 @@ def serve(
             typer.echo(demo.introduction(f"http://{host}:{port}", token))
         else:
             typer.echo(f"Serving at http://{host}:{port}")
-        serving.run(host, port, workers=workers, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
+        server.run(host, port, workers=workers, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
 
 
 def _prepare(owner_url: str, settings: Settings) -> None:

@@ -10,22 +10,25 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from upsert_svc import filling, purge, tokens, worker
-from upsert_svc.api import answers
-from upsert_svc.api.envelope import Envelope, ShortWays
+from upsert_svc import purge
+from upsert_svc.accounts import tokens
+from upsert_svc.accounts.rate_limits import RateLimits
+from upsert_svc.api import responses
+from upsert_svc.api.middleware import FastRouter, Middleware
 from upsert_svc.api.rate_limits import Limiter
 from upsert_svc.api.routes import routes
-from upsert_svc.database import Database, connected
+from upsert_svc.db.pools import Database, connected
 from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
+from upsert_svc.jobs import worker
 from upsert_svc.migrations import CURSOR_KEY
-from upsert_svc.rate_limits import RateLimits
+from upsert_svc.search import backfill
 from upsert_svc.service import composed
 from upsert_svc.settings import Settings
 
 _NEW_OBJECTS = 10_000  # before the collector looks for cycles among them
 
 
-def create(settings: Settings | None = None) -> Envelope:
+def create(settings: Settings | None = None) -> Middleware:
     """The ASGI application. The database must be migrated, and its URL be set."""
     settings = settings or Settings()
     if settings.database_url is None:
@@ -38,10 +41,10 @@ def create(settings: Settings | None = None) -> Envelope:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with connected(settings, url) as database:
             service = composed(settings, database, await _cursor_key(settings, database))
-            service.gatherer.start()
+            service.write_batcher.start()
             app.state.service = service
-            background = [asyncio.create_task(work.run(database.records)) for work in (purge, filling)]
-            working = worker.running(settings, url, service.object_types)
+            background = [asyncio.create_task(work.run(database.main)) for work in (purge, backfill)]
+            working = worker.running(settings, url, service.definitions)
             _spare_the_collector()
             try:
                 async with working if settings.run_jobs else contextlib.nullcontext():
@@ -51,7 +54,7 @@ def create(settings: Settings | None = None) -> Envelope:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
-                await service.gatherer.stop()
+                await service.write_batcher.stop()
 
     table = routes()
     app = Starlette(
@@ -60,7 +63,7 @@ def create(settings: Settings | None = None) -> Envelope:
         exception_handlers={ServiceError: _service_error, HTTPException: _http_exception, Exception: _bug},
     )
     app.router.redirect_slashes = False
-    return Envelope(app, ShortWays(table), _limiter(settings), log_requests=settings.log_requests)
+    return Middleware(app, FastRouter(table), _limiter(settings), log_requests=settings.log_requests)
 
 
 def _limiter(settings: Settings) -> Limiter | None:
@@ -89,12 +92,12 @@ async def _cursor_key(settings: Settings, database: Database) -> bytes:
 
 async def _service_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)  # noqa: S101
-    return answers.error_response(error)
+    return responses.error_response(error)
 
 
 async def _bug(_request: Request, _error: Exception) -> Response:
-    return answers.error_response(InternalServerError())  # and the envelope logs it
+    return responses.error_response(InternalServerError())  # and the envelope logs it
 
 
 async def _http_exception(_request: Request, _error: Exception) -> Response:
-    return answers.error_response(InvalidEndpoint())
+    return responses.error_response(InvalidEndpoint())

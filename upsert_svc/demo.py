@@ -4,14 +4,14 @@ import os
 import secrets
 from pathlib import Path
 
-from upsert_svc import tokens
-from upsert_svc.bodies import FieldBody, NamingBody, ObjectBody
-from upsert_svc.database import connected, owner_transaction
+from upsert_svc.accounts import tokens
+from upsert_svc.accounts.tokens import Principal
+from upsert_svc.db.pools import connected, owner_transaction
+from upsert_svc.definitions.fields import NAME_FIELD
 from upsert_svc.errors import RecordNotFound
-from upsert_svc.object_fields import NAME_FIELD
+from upsert_svc.payloads import FieldBody, NamingBody, ObjectBody
 from upsert_svc.service import Service, composed
 from upsert_svc.settings import Settings
-from upsert_svc.tokens import Principal
 
 OBJECT_KEY = "car"
 _EMAIL = "demo@example.com"

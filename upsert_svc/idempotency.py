@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import orjson
 
-from upsert_svc import sql
-from upsert_svc.database import Connection
+from upsert_svc.db import statements
+from upsert_svc.db.pools import Connection
 from upsert_svc.errors import Conflict, IdempotentRequestError
 
-_SQL = sql.load("idempotency")
+_SQL = statements.load("idempotency")
 
 
 class IdempotentRequest(NamedTuple):

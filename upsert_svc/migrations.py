@@ -1,10 +1,15 @@
-"""Brings a database to this version's schema: forward steps, each applied once, one process at a time."""
+"""Brings a database to this version's schema: the whole of it at once, or the forward steps that it lacks.
+
+The functions follow whenever their files have changed. All of it is one transaction, one process at a time.
+"""
 
 import hashlib
 from pathlib import Path
 
-from upsert_svc import job_queue, sql, tokens
-from upsert_svc.database import Connection, owner_connection, owner_transaction
+from upsert_svc.accounts import tokens
+from upsert_svc.db import statements
+from upsert_svc.db.pools import Connection, owner_connection, owner_transaction
+from upsert_svc.jobs import job_queue
 from upsert_svc.settings import Settings
 
 CURSOR_KEY = "cursors"
@@ -40,11 +45,16 @@ class MigrationError(Exception):
 
 def steps() -> list[Path]:
     """The migration files in the order in which they are applied."""
-    return sorted((sql.DIRECTORY / "migrations").glob("*.sql"))
+    return sorted((statements.DIRECTORY / "migrations").glob("*.sql"))
+
+
+def functions() -> list[Path]:
+    """The files of the functions, which are applied whenever their text has changed."""
+    return sorted((statements.DIRECTORY / "functions").glob("*.sql"))
 
 
 async def migrate(url: str) -> list[str]:
-    """Applies what is missing, in one transaction; answers the names of the steps applied.
+    """Applies what is missing, in one transaction; answers the names of what was applied.
 
     The queue of the jobs is made by its library, in the same transaction; what another version of the library
     made is upgraded after it, because that takes several transactions.
@@ -53,8 +63,8 @@ async def migrate(url: str) -> list[str]:
         _require_version(connection)
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(_CREATE_LEDGER)
-        texts = {step.stem: step.read_text(encoding="utf-8") for step in steps()}
-        applied = [name for name, text in texts.items() if await _apply(connection, name, text)]
+        applied = await _apply_schema(connection)
+        applied += [name for file in functions() if (name := await _apply_functions(connection, file))]
         if await connection.fetchval(_ARE_CHANGES_AHEAD):
             await connection.execute(_REBASE)
         await job_queue.install(connection)
@@ -90,13 +100,58 @@ def _require_version(connection: Connection) -> None:
         )
 
 
-async def _apply(connection: Connection, name: str, text: str) -> bool:
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    applied = await connection.fetchval("select digest from schema_migrations where name = $1", name)
+async def _apply_schema(connection: Connection) -> list[str]:
+    """Makes the tables of a new database at once, and brings those of another one there step by step."""
+    if not await connection.fetchval("select exists (select from schema_migrations)"):
+        for name in ("functions/values.sql", "schema.sql"):
+            await connection.execute(_text(statements.DIRECTORY / name))
+        for step in steps():
+            await _note(connection, step.stem, _digest(_text(step)))
+        return ["schema"]
+    return [step.stem for step in steps() if await _apply_step(connection, step)]
+
+
+async def _apply_step(connection: Connection, step: Path) -> bool:
+    text = _text(step)
+    applied = await _noted(connection, step.stem)
     if applied is None:
         await connection.execute(text)
-        await connection.execute("insert into schema_migrations (name, digest) values ($1, $2)", name, digest)
-        return True
-    if applied != digest:
-        raise MigrationError(f"{name} was applied in another form than the file has now")
-    return False
+        await _note(connection, step.stem, _digest(text))
+    elif applied != _digest(text):
+        raise MigrationError(f"{step.stem} was applied in another form than the file has now")
+    return applied is None
+
+
+async def _apply_functions(connection: Connection, file: Path) -> str | None:
+    """The name of the file, if it is not the one that was applied last."""
+    name, text = f"functions/{file.stem}", _text(file)
+    if await _noted(connection, name) == _digest(text):
+        return None
+    await connection.execute(text)
+    await _note(connection, name, _digest(text))
+    return name
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+async def _noted(connection: Connection, name: str) -> str | None:
+    """The digest of what was applied under a name."""
+    digest: str | None = await connection.fetchval(
+        "select digest from schema_migrations where name = $1", name
+    )
+    return digest
+
+
+async def _note(connection: Connection, name: str, digest: str) -> None:
+    await connection.execute(
+        """insert into schema_migrations (name, digest) values ($1, $2)
+               on conflict (name) do update set digest = excluded.digest, applied_at = excluded.applied_at""",
+        name,
+        digest,
+    )

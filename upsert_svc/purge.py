@@ -7,17 +7,16 @@ Works in small transactions, one process at an object, so that writers wait for 
 import asyncio
 import logging
 
-from upsert_svc import sql
-from upsert_svc.database import Connection, Connections
+from upsert_svc.db import statements
+from upsert_svc.db.pools import Connection, Connections, Row
 from upsert_svc.errors import ServiceError
-from upsert_svc.reads import Row
 
 BATCH = 500
 _ANSWERS = 5000
 _NOTES = 5000
 _HISTORY = 1000  # changes of one record
 _IDLE_SECONDS = 5.0
-_SQL = sql.load("purge")
+_SQL = statements.load("purge")
 _log = logging.getLogger(__name__)
 
 

@@ -4,19 +4,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from upsert_svc import idempotency
-from upsert_svc.auth import Authenticator
-from upsert_svc.changes import Changes
-from upsert_svc.coalesce import Direct, Gatherer, Writer
-from upsert_svc.database import Connection, Database
+from upsert_svc.accounts.auth import Authenticator
+from upsert_svc.db.pools import Connection, Database
+from upsert_svc.definitions.compiled import Definitions
+from upsert_svc.definitions.fields import ObjectFields
+from upsert_svc.definitions.objects import Objects
 from upsert_svc.idempotency import Answer, IdempotentRequest
-from upsert_svc.jobs import Jobs
-from upsert_svc.listing import Cursors
-from upsert_svc.object_fields import ObjectFields
-from upsert_svc.object_types import ObjectTypes
-from upsert_svc.objects import Objects
-from upsert_svc.pages import Pages
-from upsert_svc.reads import Reader
-from upsert_svc.records import Records
+from upsert_svc.jobs.job_store import Jobs
+from upsert_svc.paging import Cursors
+from upsert_svc.records.history import History
+from upsert_svc.records.read_batching import ReadBatcher
+from upsert_svc.records.record_store import Records
+from upsert_svc.records.write_batching import Direct, WriteBatcher, Writer
+from upsert_svc.search.planner import Search
 from upsert_svc.settings import Settings
 
 
@@ -28,15 +28,15 @@ class Service:
     database: Database
     authenticate: Authenticator
     cursors: Cursors
-    object_types: ObjectTypes
+    definitions: Definitions
     objects: Objects
     object_fields: ObjectFields
     records: Records
-    pages: Pages
-    changes: Changes
+    search: Search
+    history: History
     jobs: Jobs
-    reader: Reader
-    gatherer: Gatherer
+    reader: ReadBatcher
+    write_batcher: WriteBatcher
 
     async def once(
         self, request: IdempotentRequest, perform: Callable[["Service"], Awaitable[Answer]]
@@ -56,7 +56,7 @@ class Service:
                 await idempotency.keep(connection, request, answer)
                 return answer, False
 
-        return await self.database.keyed.retrying(operation)
+        return await self.database.idempotent.retrying(operation)
 
     def _pinned(self, connection: Connection) -> "Service":
         """The same core, whose writes take part in the transaction of a connection."""
@@ -66,26 +66,29 @@ class Service:
             settings=self.settings,
             authenticate=self.authenticate,
             cursors=self.cursors,
-            object_types=self.object_types,
+            definitions=self.definitions,
             reader=self.reader,
-            gatherer=self.gatherer,
+            write_batcher=self.write_batcher,
         )
 
 
 def composed(settings: Settings, database: Database, cursor_key: bytes) -> Service:
-    """The service on a connected database; its gatherer is still to be started."""
-    gatherer = Gatherer(
-        database.lanes, database.records, lane_count=settings.lanes, queue_limit=settings.write_queue
+    """The service on a connected database; its write_batcher is still to be started."""
+    write_batcher = WriteBatcher(
+        database.batches,
+        database.main,
+        connection_count=settings.batch_connections,
+        queue_limit=settings.write_queue,
     )
     return _assembled(
         database,
-        gatherer,
+        write_batcher,
         settings=settings,
         authenticate=Authenticator(database.lookups, ttl_seconds=settings.token_ttl_seconds),
         cursors=Cursors(cursor_key),
-        object_types=ObjectTypes(database.lookups),
-        reader=Reader(database.records),
-        gatherer=gatherer,
+        definitions=Definitions(database.lookups),
+        reader=ReadBatcher(database.main),
+        write_batcher=write_batcher,
     )
 
 
@@ -96,25 +99,29 @@ def _assembled(
     settings: Settings,
     authenticate: Authenticator,
     cursors: Cursors,
-    object_types: ObjectTypes,
-    reader: Reader,
-    gatherer: Gatherer,
+    definitions: Definitions,
+    reader: ReadBatcher,
+    write_batcher: WriteBatcher,
 ) -> Service:
-    records = Records(database, object_types, writer, reader)
+    records = Records(database, definitions, writer, reader)
     return Service(
         settings=settings,
         database=database,
         authenticate=authenticate,
         cursors=cursors,
-        object_types=object_types,
+        definitions=definitions,
         objects=Objects(
-            database, object_types, object_limit=settings.object_limit, record_limit=settings.record_limit
+            database,
+            definitions,
+            cursors,
+            object_limit=settings.object_limit,
+            record_limit=settings.record_limit,
         ),
-        object_fields=ObjectFields(database, object_types, field_limit=settings.field_limit),
+        object_fields=ObjectFields(database, definitions, cursors, field_limit=settings.field_limit),
         records=records,
-        pages=Pages(database, object_types),
-        changes=Changes(database.records, object_types, records),
-        jobs=Jobs(database, object_types, job_limit=settings.job_limit),
+        search=Search(database, definitions, cursors),
+        history=History(database.main, definitions, records, cursors),
+        jobs=Jobs(database, definitions, cursors, job_limit=settings.job_limit),
         reader=reader,
-        gatherer=gatherer,
+        write_batcher=write_batcher,
     )

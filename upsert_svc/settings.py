@@ -3,13 +3,22 @@
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import limits
-from pydantic import BeforeValidator, Field, InstanceOf, SecretStr, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Network = IPv4Network | IPv6Network
+_PREFIX = "UPSERT_SVC_"
 
 _RATE = re.compile(r"[1-9]\d{0,8}( ?/ ?| per )([1-9]\d{0,3} ?)?(second|minute|hour|day)s?", re.ASCII)
 
@@ -26,13 +35,19 @@ def _rate(value: object) -> object:
 RateLimit = Annotated[InstanceOf[limits.RateLimitItem], BeforeValidator(_rate)]
 
 
+def _renamed(name: str, earlier: str, **constraints: Any) -> Any:
+    """A setting that also goes by the name that it had before."""
+    names = AliasChoices(*(f"{_PREFIX}{choice}".upper() for choice in (name, earlier)))
+    return Field(validation_alias=names, **constraints)
+
+
 class Settings(BaseSettings):
     """Everything that can be set from outside; docs/operations.md explains each.
 
     Without a database URL an embedded PostgreSQL is kept in `data_dir`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="UPSERT_SVC_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, populate_by_name=True)
 
     database_url: SecretStr | None = None
     migration_database_url: SecretStr | None = None
@@ -43,8 +58,10 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(default=None, min_length=32)
 
     pool_size: int = Field(default=10, ge=1, le=500)
-    lanes: int = Field(default=1, ge=1, le=16)
-    lane_lock_timeout_seconds: float = Field(default=0.1, gt=0)
+    batch_connections: int = _renamed("batch_connections", "lanes", default=1, ge=1, le=16)
+    batch_lock_timeout_seconds: float = _renamed(
+        "batch_lock_timeout_seconds", "lane_lock_timeout_seconds", default=0.1, gt=0
+    )
     write_queue: int = Field(default=10_000, ge=2)
     pool_waiters: int = Field(default=1000, ge=1)
     acquire_timeout_seconds: float = Field(default=3, gt=0)

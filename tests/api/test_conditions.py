@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
-from batches import busy_lane, gathering_service, queued
-from harness import Api, Cluster, record_of
+
+from tests.support.batches import batching_service, busy_connection, queued
+from tests.support.harness import Api, Cluster, record_of
 
 YEAR = {"key": "year", "type": "integer"}
 CAR = {"name": "Ford", "custom_object_fields": {"year": 1}}
@@ -225,10 +226,10 @@ async def test_a_condition_may_come_in_several_lines(api: Api, key: str) -> None
 
 
 async def test_of_two_writes_under_one_tag_in_one_batch_the_first_wins(cluster: Cluster) -> None:
-    async with gathering_service(cluster) as api:
+    async with batching_service(cluster) as api:
         key = await api.new_object(YEAR)
         record, tag = await made(api, key)
-        async with busy_lane(api):
+        async with busy_connection(api):
             callers = []
             for place, method in enumerate(("PUT", "PATCH", "PUT"), 1):
                 body = {"name": "Ford", "custom_object_fields": {"year": 10 + place}}

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Api, Cluster, problems_of, record_of, running
 
-from upsert_svc.api.calls import api_url
+from tests.support.harness import Api, Cluster, problems_of, record_of, running
+from upsert_svc.api.requests import api_url
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 

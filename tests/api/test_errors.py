@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Api, Running, record_of
 
+from tests.support.harness import Api, Running, record_of
 from upsert_svc.api.routes import TABLE
 
 ROOT = "/api/v2"
@@ -24,8 +24,8 @@ ENDPOINTS = [
 ADMIN_ENDPOINTS = [
     pytest.param(method, path, id=f"{method} {path.removeprefix(ROOT)}")
     for path, methods in TABLE.items()
-    for method, (_, admin_only) in methods.items()
-    if admin_only
+    for method, operation in methods.items()
+    if operation.admin
 ]
 BODY_ENDPOINTS = [endpoint for endpoint in ENDPOINTS if endpoint.values[0] in ("POST", "PUT", "PATCH")]
 OBJECT_ENDPOINTS = [endpoint for endpoint in ENDPOINTS if "{key}" in str(endpoint.values[1])]

@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 import asyncpg
 import httpx
 import pytest
-from api.test_errors import (
+
+from tests.api.test_errors import (
     ADMIN_ENDPOINTS,
     BODY_ENDPOINTS,
     ENDPOINTS,
@@ -21,9 +22,8 @@ from api.test_errors import (
     query_of,
     state,
 )
-from harness import Api, Cluster, problems_of, record_of, running
-from hostile.wire import Wire
-
+from tests.hostile.wire import Wire
+from tests.support.harness import Api, Cluster, problems_of, record_of, running
 from upsert_svc.api.routes import TABLE
 
 __all__ = ["place"]  # the fixture
@@ -171,7 +171,7 @@ async def test_an_agent_is_answered_in_full_where_admins_are_not_alone(
 def test_among_objects_only_definitions_are_written_by_admins_alone(method: str, path: str) -> None:
     if path.startswith(f"{ROOT}/custom_objects"):
         of_records = "/records" in path or "/jobs" in path
-        assert TABLE[path][method][1] is (method != "GET" and not of_records)
+        assert TABLE[path][method].admin is (method != "GET" and not of_records)
 
 
 @every_endpoint

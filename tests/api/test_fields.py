@@ -5,7 +5,8 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-from harness import Api, problems_of, record_of
+
+from tests.support.harness import Api, problems_of, record_of
 
 KEYS = {
     "url",

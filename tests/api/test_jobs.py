@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Api, Cluster, Running, problems_of, record_of, running
+
+from tests.support.harness import Api, Cluster, Running, problems_of, record_of, running
 
 KEYS = {"id", "job_type", "url", "total", "progress", "status", "message", "results"}
 RESULT_KEYS = {"index", "id", "external_id", "account_id", "success", "action", "status", "errors"}

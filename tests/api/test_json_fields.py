@@ -4,9 +4,9 @@ from typing import Any
 
 import orjson
 import pytest
-from harness import Api, problems_of, record_of
 
-from upsert_svc.writes import SIZE_LIMIT
+from tests.support.harness import Api, problems_of, record_of
+from upsert_svc.records.rules import SIZE_LIMIT
 
 DOC = {"key": "doc", "type": "json"}
 

@@ -5,7 +5,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from harness import Api, Cluster, problems_of, record_of, running
+
+from tests.support.harness import Api, Cluster, problems_of, record_of, running
 
 PATH = "/custom_objects"
 TEXT = {"key": "color", "type": "text"}

@@ -5,7 +5,8 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Api, record_of
+
+from tests.support.harness import Api, record_of
 
 COUNT = 250
 

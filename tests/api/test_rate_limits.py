@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Mapping
 
 import httpx
 import pytest
-from harness import Api, Cluster, Running, record_of, running
+
+from tests.support.harness import Api, Cluster, Running, record_of, running
 
 HEADERS = (
     "x-rate-limit",

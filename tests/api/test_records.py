@@ -4,7 +4,8 @@ import unicodedata
 from typing import Any
 
 import pytest
-from harness import Api, problems_of, record_of
+
+from tests.support.harness import Api, problems_of, record_of
 
 YEAR = {"key": "year", "type": "integer"}
 COLOR = {"key": "color", "type": "text"}

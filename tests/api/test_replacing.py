@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Api, problems_of, record_of
+
+from tests.support.harness import Api, problems_of, record_of
 
 UNIQUE = {"is_unique": True}
 NUMBERED = {"autoincrement_enabled": True, "autoincrement_prefix": "CAR-", "autoincrement_padding": 4}

@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from harness import Api, record_of
 
-from upsert_svc import filters, listing, sql
-from upsert_svc.fields import FieldDefinition
+from tests.support.harness import Api, record_of
+from upsert_svc import paging
+from upsert_svc.db import statements
+from upsert_svc.definitions.field_types import FieldDefinition
+from upsert_svc.search import filters, page_query
 
 SEED = 20261125
 RECORDS, FILTERS = 2000, 500
@@ -209,10 +211,10 @@ async def _found(owner: Any, object_key: str, filter_: Mapping[str, Any]) -> set
     )
     fields = {name: FieldDefinition(name, kind, options=OPTIONS) for name, kind in FIELDS.items()}
     read = orjson.loads(orjson.dumps(filter_))
-    statement, *arguments = listing.records_query(
-        sql.load("records").list(account_id=row["account_id"], object_id=row["object_id"]),
-        listing.order_named("id"),
-        listing.Page(size=RECORDS + 1),
+    statement, *arguments = page_query.records_query(
+        statements.load("records").list(account_id=row["account_id"], object_id=row["object_id"]),
+        page_query.order_named("id"),
+        paging.Window(size=RECORDS + 1),
         condition=filters.compiled(_exact(read), fields),
         version=row["version"],
     )

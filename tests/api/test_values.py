@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 import pytest
-from harness import Api, problems_of, record_of
+
+from tests.support.harness import Api, problems_of, record_of
 
 ULID = "01HZXW3V5K8Y7QF2N4R6T8B0CD"
 OPTIONS = [{"name": "Red", "value": "red"}, {"name": "One", "value": "1"}]

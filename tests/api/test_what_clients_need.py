@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Api, Cluster, record_of, running
+
+from tests.support.harness import Api, Cluster, record_of, running
 
 OBJECT_KEYS = {
     "url", "key", "created_by_user_id", "updated_by_user_id", "created_at", "updated_at", "title",

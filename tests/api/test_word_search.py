@@ -4,7 +4,8 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Api, record_of
+
+from tests.support.harness import Api, record_of
 
 
 async def find(api: Api, key: str, text: str | None, **query: Any) -> httpx.Response:

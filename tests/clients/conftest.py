@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients.environments import Client
-from commands import TOKEN, serving
+
+from tests.clients.environments import Client
+from tests.support.processes import TOKEN, serving
 
 EMAIL = "admin@example.com"
 

@@ -1,7 +1,8 @@
 import pytest
-from harness import Api
-from hostile.targets import Target, aimed
-from hostile.wire import Wire
+
+from tests.hostile.targets import Target, aimed
+from tests.hostile.wire import Wire
+from tests.support.harness import Api
 
 
 @pytest.fixture(scope="session")

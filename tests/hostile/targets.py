@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from harness import Api, record_of
+from tests.support.harness import Api, record_of
 
 
 @dataclass(frozen=True)

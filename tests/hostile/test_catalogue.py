@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from harness import Api, Cluster, record_of, running
-from hostile.catalogue import BAD_JSON, BAD_MEDIA, BAD_TEXT, CATALOGUE, Bad
-from hostile.targets import Target, aimed
-from hostile.wire import Wire
+
+from tests.hostile.catalogue import BAD_JSON, BAD_MEDIA, BAD_TEXT, CATALOGUE, Bad
+from tests.hostile.targets import Target, aimed
+from tests.hostile.wire import Wire
+from tests.support.harness import Api, Cluster, record_of, running
 
 _names = itertools.count()
 
@@ -104,7 +105,7 @@ async def held(cluster: Cluster) -> AsyncIterator[Target]:
             assert record_of(await api.upsert(target.key, {"name": "Served"}, external_id="v1"))
 
 
-# the lanes have given up by then
+# the batch connections have given up by then
 _WAITING_IN_THE_POOL = """
 select count(distinct pid) from pg_locks
  where not granted and clock_timestamp() - waitstart > interval '0.3 s'"""

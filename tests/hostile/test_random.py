@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from harness import Api
-from hostile.targets import Target, aimed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upsert_svc.job_items import ACTIONS
+from tests.hostile.targets import Target, aimed
+from tests.support.harness import Api
+from upsert_svc.jobs.job_items import ACTIONS
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from harness import Api, Cluster, record_of, running
-from hostile.targets import Target, aimed
-from hostile.wire import Wire, answer
 
-from upsert_svc import serving
+from tests.hostile.targets import Target, aimed
+from tests.hostile.wire import Wire, answer
+from tests.support.harness import Api, Cluster, record_of, running
+from upsert_svc import server
 
 BODY = b'{"custom_object_record": {}}'
 LIST = "/api/v2/custom_objects"
@@ -259,7 +259,7 @@ async def test_a_body_that_never_comes_is_a_request_timeout(hasty: tuple[Wire, T
 async def test_headers_that_never_come_are_hung_up_on(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(serving.BoundedHttp, "header_timeout_seconds", 0.2)
+    monkeypatch.setattr(server.BoundedHttp, "header_timeout_seconds", 0.2)
     started = time.monotonic()
     assert await wire.exchange(sent) == (0, b"")
     assert 0.1 < time.monotonic() - started < 2

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from harness import Running
+from tests.support.harness import Running
 
 
 @dataclass(frozen=True)

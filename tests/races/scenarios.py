@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import orjson
-from harness import Api, record_of
+
+from tests.support.harness import Api, record_of
 
 Result = TypeVar("Result")
 

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from harness import PATCH, PUT, PUT_MERGE, Api, problems_of
 
-from races import scenarios
+from tests.races import scenarios
+from tests.support.harness import PATCH, PUT, PUT_MERGE, Api, problems_of
 
 KEPT, CLEARED = {"ours": "kept", "theirs": "kept"}, {"ours": "kept", "theirs": None}
 NAME_TAKEN = {"base": ["Name already exists. Try another one."]}

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from harness import PUT, PUT_MERGE, Api, Cluster, record_of
-from killing import outlive_kills
 
-from races import scenarios
+from tests.races import scenarios
+from tests.support.crashes import survive_crashes
+from tests.support.harness import PUT, PUT_MERGE, Api, Cluster, record_of
 
 pytestmark = pytest.mark.storm
 
@@ -176,4 +176,4 @@ async def test_a_storm_of_jobs_and_upserts_of_the_same_records_loses_nothing(
 async def test_twenty_kills_leave_every_item_of_every_job_with_one_effect(
     cluster: Cluster, victim: str
 ) -> None:
-    await outlive_kills(await cluster.new_database(), victim, rounds=20, seed=SEED)
+    await survive_crashes(await cluster.new_database(), victim, rounds=20, seed=SEED)

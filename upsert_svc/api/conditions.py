@@ -5,9 +5,9 @@ Refuses a header that is neither.
 
 import re
 
-from upsert_svc.api.calls import Call
+from upsert_svc.api.requests import Call
 from upsert_svc.errors import BadRequest
-from upsert_svc.writes import ANY, UNCONDITIONAL, Conditions
+from upsert_svc.records.values import ANY, UNCONDITIONAL, Conditions
 
 _TAG = r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"'
 _TAGS = re.compile(rf"\s*{_TAG}\s*(?:,\s*{_TAG}\s*)*")

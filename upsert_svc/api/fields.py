@@ -4,11 +4,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from upsert_svc.api import answers
-from upsert_svc.api.calls import Call
-from upsert_svc.bodies import FieldBody, NamingBody, read, unwrapped
+from upsert_svc.api import responses
+from upsert_svc.api.requests import Call, page_request
+from upsert_svc.definitions.fields import NAME_FIELD, FieldRow
 from upsert_svc.errors import BadRequest
-from upsert_svc.object_fields import NAME_FIELD, FieldRow
+from upsert_svc.payloads import FieldBody, NamingBody, read, unwrap
 
 WRAPPER = "custom_object_field"
 _NO_IDS: dict[str, list[int]] = {"custom_object_field_ids": []}
@@ -17,15 +17,14 @@ _FIXED_OF_STANDARD_FIELDS = ("active", "required")
 
 
 async def listing(call: Call) -> Response:
-    listed = await call.service.object_fields.page(
-        call.principal, call.path("key"), call.service.cursors, call.query
+    page = await call.service.object_fields.page(
+        call.principal,
+        call.path("key"),
+        page_request(call.query),
+        includes_standard=call.query.get("include_standard_fields", "").lower() == "true",
     )
-    return answers.page(
-        call,
-        "custom_object_fields",
-        listed,
-        [answers.custom_object_field(call, item) for item in listed.items],
-    )
+    resources = [responses.custom_object_field(call, item) for item in page.items]
+    return responses.page(call, "custom_object_fields", page, resources)
 
 
 async def create(call: Call) -> Response:
@@ -47,17 +46,17 @@ async def update(call: Call) -> Response:
 
 async def delete(call: Call) -> Response:
     await call.service.object_fields.delete(call.principal, call.path("key"), call.path("field"))
-    return answers.no_content()
+    return responses.no_content()
 
 
 async def reorder(call: Call) -> Response:
     field_ids = _field_ids(await call.json_or(_NO_IDS))
     await call.service.object_fields.reorder(call.principal, call.path("key"), field_ids)
-    return answers.JsonResponse("")
+    return responses.JsonResponse("")
 
 
 async def limit(call: Call) -> Response:
-    return answers.usage(await call.service.object_fields.usage(call.principal, call.path("key")))
+    return responses.usage(await call.service.object_fields.usage(call.principal, call.path("key")))
 
 
 def _field_ids(body: Any) -> list[int]:
@@ -76,7 +75,7 @@ def _field_ids(body: Any) -> list[int]:
 
 
 async def _body(call: Call) -> tuple[FieldBody, list[str]]:
-    attributes, beside = unwrapped(await call.json(), WRAPPER)
+    attributes, beside = unwrap(await call.json(), WRAPPER)
     body, unknown = read(FieldBody, attributes)
     properties = attributes.get("properties") or {}
     unknown += [f"properties.{name}" for name in properties if name not in NamingBody.model_fields]
@@ -91,6 +90,6 @@ def _unchanged(row: FieldRow, body: FieldBody) -> list[str]:
 
 
 def _answer(call: Call, row: FieldRow, ignored: list[str], status: int = 200) -> Response:
-    return answers.JsonResponse(
-        {WRAPPER: answers.custom_object_field(call, row)}, status, answers.warning(ignored)
+    return responses.JsonResponse(
+        {WRAPPER: responses.custom_object_field(call, row)}, status, responses.warning(ignored)
     )

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from upsert_svc.api.answers import JsonResponse
-from upsert_svc.api.calls import Handler
+from upsert_svc.api.requests import Handler
+from upsert_svc.api.responses import JsonResponse
 
 
 async def alive(_scope: Scope, _receive: Receive) -> Response:

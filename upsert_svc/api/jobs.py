@@ -2,17 +2,16 @@
 
 from starlette.responses import Response
 
-from upsert_svc import jobs
-from upsert_svc.api import answers
-from upsert_svc.api.calls import Call
+from upsert_svc.api import responses
+from upsert_svc.api.requests import Call, comma_separated, page_request
 from upsert_svc.errors import BadRequest
-from upsert_svc.jobs import JobStatus
-from upsert_svc.listing import chosen
+from upsert_svc.jobs import job_store
+from upsert_svc.jobs.job_store import JobStatus
 
 
 async def create(call: Call) -> Response:
-    order, ignored = jobs.ordered(await call.json())
-    item = await call.service.jobs.create(call.principal, call.path("key"), order)
+    job_request, ignored = job_store.parse_job_request(await call.json())
+    item = await call.service.jobs.create(call.principal, call.path("key"), job_request)
     return _answer(call, item, 201, ignored)
 
 
@@ -26,19 +25,20 @@ async def show_of_object(call: Call) -> Response:
 
 
 async def show_many(call: Call) -> Response:
-    job_ids = chosen(call.query, "ids")
+    job_ids = comma_separated(call.query, "ids")
     if not job_ids:
         raise BadRequest("ids is needed in the query: ids of jobs, separated by commas")
     items = await call.service.jobs.show_many(call.principal, job_ids)
-    return answers.JsonResponse({"job_statuses": [answers.job_status(call, item) for item in items]})
+    return responses.JsonResponse({"job_statuses": [responses.job_status(call, item) for item in items]})
 
 
 async def listing(call: Call) -> Response:
-    listed = await call.service.jobs.page(call.principal, call.service.cursors, call.query)
-    resources = [answers.job_status(call, item) for item in listed.items]
-    return answers.page(call, "job_statuses", listed, resources)
+    page = await call.service.jobs.page(call.principal, page_request(call.query))
+    return responses.page(
+        call, "job_statuses", page, [responses.job_status(call, item) for item in page.items]
+    )
 
 
 def _answer(call: Call, item: JobStatus, status: int = 200, ignored: list[str] | None = None) -> Response:
-    headers = answers.warning(ignored or [])
-    return answers.JsonResponse({"job_status": answers.job_status(call, item)}, status, headers)
+    headers = responses.warning(ignored or [])
+    return responses.JsonResponse({"job_status": responses.job_status(call, item)}, status, headers)

@@ -2,19 +2,18 @@
 
 from starlette.responses import Response
 
-from upsert_svc.api import answers
-from upsert_svc.api.calls import Call
-from upsert_svc.bodies import ObjectBody, read, unwrapped
-from upsert_svc.objects import CustomObject
+from upsert_svc.api import responses
+from upsert_svc.api.requests import Call, page_request
+from upsert_svc.definitions.objects import CustomObject
+from upsert_svc.payloads import ObjectBody, read, unwrap
 
 WRAPPER = "custom_object"
 
 
 async def listing(call: Call) -> Response:
-    listed = await call.service.objects.page(call.principal, call.service.cursors, call.query)
-    return answers.page(
-        call, "custom_objects", listed, [answers.custom_object(call, item) for item in listed.items]
-    )
+    page = await call.service.objects.page(call.principal, page_request(call.query))
+    resources = [responses.custom_object(call, item) for item in page.items]
+    return responses.page(call, "custom_objects", page, resources)
 
 
 async def create(call: Call) -> Response:
@@ -37,24 +36,24 @@ async def update(call: Call) -> Response:
 
 async def delete(call: Call) -> Response:
     await call.service.objects.delete(call.principal, call.path("key"))
-    return answers.no_content()
+    return responses.no_content()
 
 
 async def object_limit(call: Call) -> Response:
-    return answers.usage(await call.service.objects.object_usage(call.principal))
+    return responses.usage(await call.service.objects.object_usage(call.principal))
 
 
 async def record_limit(call: Call) -> Response:
-    return answers.usage(await call.service.objects.record_usage(call.principal))
+    return responses.usage(await call.service.objects.record_usage(call.principal))
 
 
 async def _body(call: Call) -> tuple[ObjectBody, list[str]]:
-    attributes, beside = unwrapped(await call.json(), WRAPPER)
+    attributes, beside = unwrap(await call.json(), WRAPPER)
     body, unknown = read(ObjectBody, attributes)
     return body, [*beside, *unknown]
 
 
 def _answer(call: Call, item: CustomObject, ignored: list[str], status: int = 200) -> Response:
-    return answers.JsonResponse(
-        {WRAPPER: answers.custom_object(call, item)}, status, answers.warning(ignored)
+    return responses.JsonResponse(
+        {WRAPPER: responses.custom_object(call, item)}, status, responses.warning(ignored)
     )

@@ -6,11 +6,10 @@ Refuses with 429 what is over, before its body is read. Health and unknown calle
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from upsert_svc.accounts.rate_limits import RateLimits, Standing
 from upsert_svc.api import health
-from upsert_svc.api.calls import Handler
+from upsert_svc.api.requests import Handler, authenticated
 from upsert_svc.errors import TooManyRequests
-from upsert_svc.rate_limits import RateLimits, Standing
-from upsert_svc.tokens import Principal
 
 
 class Limiter:
@@ -19,25 +18,18 @@ class Limiter:
     def __init__(self, rate_limits: RateLimits) -> None:
         self._rate_limits = rate_limits
 
-    async def judge(self, handle: Handler | None, scope: Scope, send: Send) -> tuple[Handler | None, Send]:
+    async def validate(self, handle: Handler | None, scope: Scope, send: Send) -> tuple[Handler | None, Send]:
         """What is to answer the request, None for the router, and where its answer is sent."""
         if scope["path"] in health.ENDPOINTS:
             return handle, send
         try:
-            principal = await _principal(scope)
+            principal = await authenticated(scope)
         except Exception as error:  # for the envelope to answer; an unknown path stays one for everybody
             return handle and _raising(error), send
-        scope.setdefault("state", {})["account_id"] = principal.account_id
         standing = self._rate_limits.count(principal)
         if standing.is_exceeded:
             handle = _raising(TooManyRequests(standing.of, standing.limit, standing.reset_seconds))
         return handle, _telling(send, standing)
-
-
-async def _principal(scope: Scope) -> Principal:
-    authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-    principal: Principal = await scope["app"].state.service.authenticate(authorization)
-    return principal
 
 
 def _raising(error: Exception) -> Handler:

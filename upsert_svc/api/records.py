@@ -6,36 +6,36 @@ from typing import Any
 
 from starlette.responses import Response
 
-from upsert_svc.api import answers
-from upsert_svc.api.calls import Call, Query
+from upsert_svc.api import responses
 from upsert_svc.api.conditions import conditions
-from upsert_svc.bodies import external_id_problem, name_problem, record_patch
+from upsert_svc.api.requests import Call, Query, comma_separated, page_request
 from upsert_svc.errors import BadRequest, PreconditionFailed, RecordInvalid
-from upsert_svc.pages import Filter, Words
-from upsert_svc.writes import NEW, Change, Identifier, Strategy, Written
+from upsert_svc.payloads import external_id_problem, name_problem, record_patch
+from upsert_svc.records.values import NEW, Identifier, Strategy, WriteRequest, WriteResult
+from upsert_svc.search.planner import Criteria, Filter, RecordQuery, Words
 
 _STRATEGIES: Mapping[str, Strategy] = {"": "force", "force": "force", "merge": "merge", "replace": "replace"}
 
 
 async def upsert(call: Call) -> Response:
-    return answers.written(call, await _patched(call, identified(call.query)))
+    return responses.written(call, await _patched(call, identified(call.query)))
 
 
 async def create(call: Call) -> Response:
     dry_run = call.query.flag("dry_run")
-    change = Change(NEW, record_patch(await call.json()), is_dry_run=dry_run)
+    change = WriteRequest(NEW, record_patch(await call.json()), is_dry_run=dry_run)
     result = await call.service.records.write(call.principal, call.path("key"), change)
-    return answers.written(call, result, 201)
+    return responses.written(call, result, 201)
 
 
 async def update(call: Call) -> Response:
-    return answers.written(call, await _patched(call, Identifier("record_id", call.path("id"))))
+    return responses.written(call, await _patched(call, Identifier("record_id", call.path("id"))))
 
 
-async def _patched(call: Call, identifier: Identifier) -> Written:
+async def _patched(call: Call, identifier: Identifier) -> WriteResult:
     dry_run, asked = call.query.flag("dry_run"), conditions(call)
     patch = record_patch(await call.json())
-    change = Change(identifier, patch, None, asked, dry_run)
+    change = WriteRequest(identifier, patch, None, asked, dry_run)
     return await call.service.records.write(call.principal, call.path("key"), change)
 
 
@@ -54,9 +54,9 @@ async def _replaced(call: Call, identifier: Identifier) -> Response:
     dry_run, is_data_only = call.query.flag("dry_run"), call.query.flag("dataOnly")
     asked = conditions(call)
     patch = record_patch(await call.json(), empty_is_a_patch=False)
-    change = Change(identifier, patch, strategy, asked, dry_run)
+    change = WriteRequest(identifier, patch, strategy, asked, dry_run)
     result = await call.service.records.write(call.principal, call.path("key"), change)
-    return answers.written(call, result, is_data_only=is_data_only)
+    return responses.written(call, result, is_data_only=is_data_only)
 
 
 async def show(call: Call) -> Response:
@@ -65,8 +65,8 @@ async def show(call: Call) -> Response:
     if not asked.is_matched_by(shown.entity_tag):
         raise PreconditionFailed
     if asked.is_known(shown.entity_tag):
-        return answers.not_modified(shown.entity_tag)
-    return answers.shown(call, shown)
+        return responses.not_modified(shown.entity_tag)
+    return responses.shown(call, shown)
 
 
 async def delete(call: Call) -> Response:
@@ -79,7 +79,7 @@ async def delete_identified(call: Call) -> Response:
 
 async def _deleted(call: Call, identifier: Identifier) -> Response:
     await call.service.records.delete(call.principal, call.path("key"), identifier, conditions(call))
-    return answers.no_content()
+    return responses.no_content()
 
 
 async def listing(call: Call) -> Response:
@@ -99,12 +99,16 @@ async def autocomplete(call: Call) -> Response:
     return await _page(call, call.query, Filter({"name": {"$contains": call.query.get("name", "")}}))
 
 
-async def _page(call: Call, query: Mapping[str, str], sought: Filter | Words | None = None) -> Response:
-    listed = await call.service.pages.page(
-        call.principal, call.path("key"), call.service.cursors, query, sought
+async def _page(call: Call, query: Mapping[str, str], criteria: Criteria = None) -> Response:
+    is_for_words = isinstance(criteria, Words)
+    asked = RecordQuery(
+        criteria,
+        sort=query.get("sort", ""),
+        ids=None if is_for_words else comma_separated(query, "filter[ids]"),
+        external_ids=None if is_for_words else comma_separated(query, "filter[external_ids]"),
     )
-    resources = answers.records(call, listed.items)
-    return answers.page(call, "custom_object_records", listed, resources, query)
+    page = await call.service.search.page(call.principal, call.path("key"), page_request(query), asked)
+    return responses.page(call, "custom_object_records", page, responses.records(call, page.items), query)
 
 
 def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
@@ -124,7 +128,7 @@ def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
 
 async def count(call: Call) -> Response:
     value = await call.service.records.count(call.principal, call.path("key"))
-    return answers.JsonResponse({"count": {"value": value, "refreshed_at": datetime.now(UTC)}})
+    return responses.JsonResponse({"count": {"value": value, "refreshed_at": datetime.now(UTC)}})
 
 
 def identified(query: Query) -> Identifier:

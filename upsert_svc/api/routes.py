@@ -1,92 +1,102 @@
-"""The route table: every path, its methods, and who may call them."""
+"""The route table: every path, and the operation of each of its methods."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from upsert_svc.api import changes, fields, health, jobs, objects, records
-from upsert_svc.api.calls import Endpoint, Handler, called
-from upsert_svc.api.idempotent import once_per_key
+from upsert_svc.api import fields, health, history, jobs, objects, records
+from upsert_svc.api.idempotency import once_per_key
+from upsert_svc.api.requests import Endpoint, Handler, called
 from upsert_svc.errors import MethodNotAllowed
 
 ROOT = "/api/v2/custom_objects"
 OBJECT = f"{ROOT}/{{key}}"
-SEARCH = f"{OBJECT}/records/search"
 JOB_STATUSES = "/api/v2/job_statuses"
 
-_WITH_DRY_RUN = (
-    records.upsert,
-    records.create,
-    records.update,
-    records.replace,
-    records.replace_identified,
-)
 
-# path → method → (endpoint, admins only); the first path that fits decides, and the busiest stand first
-TABLE: dict[str, dict[str, tuple[Endpoint, bool]]] = {
+@dataclass(frozen=True)
+class Operation:
+    """What one method of a path does, and on what terms."""
+
+    endpoint: Endpoint
+    admin: bool = False  # for admins only
+    bulk: bool = False  # takes many things at once, in a larger body
+    dry_run: bool = False  # takes dry_run=true
+    reads: bool = False  # writes nothing, so that an Idempotency-Key is left alone
+
+
+# path → method → operation; the first path that fits decides, and the busiest stand first
+TABLE: Mapping[str, Mapping[str, Operation]] = {
     f"{OBJECT}/records": {
-        "PATCH": (records.upsert, False),
-        "PUT": (records.replace_identified, False),
-        "GET": (records.listing, False),
-        "POST": (records.create, False),
-        "DELETE": (records.delete_identified, False),
+        "PATCH": Operation(records.upsert, dry_run=True),
+        "PUT": Operation(records.replace_identified, dry_run=True),
+        "GET": Operation(records.listing, reads=True),
+        "POST": Operation(records.create, dry_run=True),
+        "DELETE": Operation(records.delete_identified),
     },
-    f"{OBJECT}/records/count": {"GET": (records.count, False)},
-    SEARCH: {"GET": (records.search_words, False), "POST": (records.search, False)},
-    f"{OBJECT}/records/autocomplete": {"GET": (records.autocomplete, False)},
+    f"{OBJECT}/records/count": {"GET": Operation(records.count, reads=True)},
+    f"{OBJECT}/records/search": {
+        "GET": Operation(records.search_words, reads=True),
+        "POST": Operation(records.search, reads=True),
+    },
+    f"{OBJECT}/records/autocomplete": {"GET": Operation(records.autocomplete, reads=True)},
     f"{OBJECT}/records/{{id}}": {
-        "GET": (records.show, False),
-        "PATCH": (records.update, False),
-        "PUT": (records.replace, False),
-        "DELETE": (records.delete, False),
+        "GET": Operation(records.show, reads=True),
+        "PATCH": Operation(records.update, dry_run=True),
+        "PUT": Operation(records.replace, dry_run=True),
+        "DELETE": Operation(records.delete),
     },
-    f"{OBJECT}/records/{{id}}/events": {"GET": (changes.events, False)},
-    "/api/v2/incremental/custom_objects/{key}/cursor": {"GET": (changes.export, False)},
-    ROOT: {"GET": (objects.listing, False), "POST": (objects.create, True)},
-    f"{ROOT}/limits/object_limit": {"GET": (objects.object_limit, False)},
-    f"{ROOT}/limits/record_limit": {"GET": (objects.record_limit, False)},
+    f"{OBJECT}/records/{{id}}/events": {"GET": Operation(history.events, reads=True)},
+    "/api/v2/incremental/custom_objects/{key}/cursor": {"GET": Operation(history.export, reads=True)},
+    ROOT: {
+        "GET": Operation(objects.listing, reads=True),
+        "POST": Operation(objects.create, admin=True),
+    },
+    f"{ROOT}/limits/object_limit": {"GET": Operation(objects.object_limit, reads=True)},
+    f"{ROOT}/limits/record_limit": {"GET": Operation(objects.record_limit, reads=True)},
     OBJECT: {
-        "GET": (objects.show, False),
-        "PATCH": (objects.update, True),
-        "DELETE": (objects.delete, True),
+        "GET": Operation(objects.show, reads=True),
+        "PATCH": Operation(objects.update, admin=True),
+        "DELETE": Operation(objects.delete, admin=True),
     },
-    f"{OBJECT}/limits/field_limit": {"GET": (fields.limit, False)},
-    f"{OBJECT}/fields": {"GET": (fields.listing, False), "POST": (fields.create, True)},
-    f"{OBJECT}/fields/reorder": {"PUT": (fields.reorder, True)},
+    f"{OBJECT}/limits/field_limit": {"GET": Operation(fields.limit, reads=True)},
+    f"{OBJECT}/fields": {
+        "GET": Operation(fields.listing, reads=True),
+        "POST": Operation(fields.create, admin=True),
+    },
+    f"{OBJECT}/fields/reorder": {"PUT": Operation(fields.reorder, admin=True)},
     f"{OBJECT}/fields/{{field}}": {
-        "GET": (fields.show, False),
-        "PATCH": (fields.update, True),
-        "PUT": (fields.update, True),
-        "DELETE": (fields.delete, True),
+        "GET": Operation(fields.show, reads=True),
+        "PATCH": Operation(fields.update, admin=True),
+        "PUT": Operation(fields.update, admin=True),
+        "DELETE": Operation(fields.delete, admin=True),
     },
-    f"{OBJECT}/jobs": {"POST": (jobs.create, False)},
-    f"{OBJECT}/jobs/{{job}}": {"GET": (jobs.show_of_object, False)},
-    JOB_STATUSES: {"GET": (jobs.listing, False)},
-    f"{JOB_STATUSES}/show_many": {"GET": (jobs.show_many, False)},
-    f"{JOB_STATUSES}/{{job}}": {"GET": (jobs.show, False)},
+    f"{OBJECT}/jobs": {"POST": Operation(jobs.create, bulk=True)},
+    f"{OBJECT}/jobs/{{job}}": {"GET": Operation(jobs.show_of_object, reads=True)},
+    JOB_STATUSES: {"GET": Operation(jobs.listing, reads=True)},
+    f"{JOB_STATUSES}/show_many": {"GET": Operation(jobs.show_many, reads=True)},
+    f"{JOB_STATUSES}/{{job}}": {"GET": Operation(jobs.show, reads=True)},
 }
 
 
 def routes() -> list[tuple[Route, Mapping[str, Handler]]]:
     """All routes of the service, in order, with the handler of each method."""
-    table = [(path, _authenticated(path, methods)) for path, methods in TABLE.items()]
+    table: list[tuple[str, Mapping[str, Handler]]] = [
+        (path, {method: _handler(operation) for method, operation in operations.items()})
+        for path, operations in TABLE.items()
+    ]
     table += [(path, {"GET": handler}) for path, handler in health.ENDPOINTS.items()]
     return [(_route(path, handlers), handlers) for path, handlers in table]
 
 
-def _authenticated(path: str, methods: Mapping[str, tuple[Endpoint, bool]]) -> dict[str, Handler]:
-    return {
-        method: called(
-            endpoint
-            if method == "GET" or path == SEARCH
-            else once_per_key(endpoint, has_dry_run=endpoint in _WITH_DRY_RUN),
-            admin_only=admin_only,
-            is_bulk=endpoint is jobs.create,
-        )
-        for method, (endpoint, admin_only) in methods.items()
-    }
+def _handler(operation: Operation) -> Handler:
+    endpoint = operation.endpoint
+    if not operation.reads:
+        endpoint = once_per_key(endpoint, has_dry_run=operation.dry_run)
+    return called(endpoint, admin_only=operation.admin, is_bulk=operation.bulk)
 
 
 def _route(path: str, handlers: Mapping[str, Handler]) -> Route:

@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any
 
-from telling import EMAIL, LIMITED_URL, TOKEN, URL, step
+from reporting import EMAIL, LIMITED_URL, TOKEN, URL, step
 
 os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
 

@@ -9,7 +9,7 @@ Pointed at the service:
 import os
 from typing import Any
 
-from telling import EMAIL, LIMITED_URL, TOKEN, URL, step
+from reporting import EMAIL, LIMITED_URL, TOKEN, URL, step
 
 os.environ["ZENDESK_EMAIL"], os.environ["ZENDESK_API_TOKEN"] = EMAIL, TOKEN
 

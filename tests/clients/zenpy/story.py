@@ -11,7 +11,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from telling import EMAIL, LIMITED_URL, TOKEN, URL, step
+from reporting import EMAIL, LIMITED_URL, TOKEN, URL, step
 
 os.environ["ZENPY_FORCE_SCHEME"], os.environ["ZENPY_FORCE_NETLOC"] = urlsplit(URL)[:2]
 

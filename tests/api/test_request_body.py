@@ -1,0 +1,189 @@
+"""The reader of bodies: which media types, what size, until when."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from upsert_svc.api import request_body
+from upsert_svc.errors import (
+    BadRequest,
+    PayloadTooLarge,
+    RequestTimeout,
+    ServiceError,
+    UnsupportedMediaType,
+)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "application/json",
+        "Application/JSON; charset=UTF-8",
+        'application/json;charset="utf-8"',
+        "text/plain",
+        "text/plain; charset=us-ascii",
+        "application/json; odata=verbose",
+    ],
+)
+def test_json_and_plain_text_are_taken(content_type: str) -> None:
+    request_body.require_json(content_type.encode())
+    request_body.require_json(content_type.encode(), b"identity")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "encoding"),
+    [
+        ("application/xml", ""),
+        ("application/x-www-form-urlencoded", ""),
+        ("multipart/form-data; boundary=x", ""),
+        ("application/jsonp", ""),
+        ("application/json; charset=utf-16", ""),
+        ("application/json; charset=latin1", ""),
+        ("application/json", "gzip"),
+        ("application/json", "identity, gzip"),
+    ],
+)
+def test_other_media_types_and_encodings_are_refused(content_type: str, encoding: str) -> None:
+    with pytest.raises(UnsupportedMediaType):
+        request_body.require_json(content_type.encode(), encoding.encode())
+
+
+class Arriving:
+    """The messages of a request's body, each after a pause."""
+
+    def __init__(self, *pieces: bytes, pause: float = 0, breaks_off: bool = False) -> None:
+        self._pieces = list(pieces)
+        self._pause = pause
+        self._breaks_off = breaks_off
+
+    async def receive(self) -> dict[str, Any]:
+        if self._pause:
+            await asyncio.sleep(self._pause)
+        if not self._pieces:
+            assert self._breaks_off
+            return {"type": "http.disconnect"}
+        piece = self._pieces.pop(0)
+        more = bool(self._pieces) or self._breaks_off
+        return {"type": "http.request", "body": piece, "more_body": more}
+
+    async def read(self, headers: request_body.Headers | None = None, *, seconds: float = 5) -> bytes:
+        return await request_body.read(headers or {}, self.receive, limit_bytes=100, timeout_seconds=seconds)
+
+
+PIECES = (b'{"a"', b"", b": 1", b"}")
+
+
+@pytest.mark.parametrize("pause", [0, 0.001])
+async def test_a_body_that_comes_in_pieces_is_read_whole(pause: float) -> None:
+    assert await Arriving(*PIECES, pause=pause).read() == b'{"a": 1}'
+    assert await Arriving(b"", pause=pause).read() == b""
+
+
+async def test_a_body_that_is_there_is_read_whatever_the_time() -> None:
+    assert await Arriving(*PIECES).read(seconds=0) == b'{"a": 1}'
+
+
+@pytest.mark.parametrize("pause", [0, 0.001])
+@pytest.mark.parametrize(
+    ("pieces", "headers", "error"),
+    [
+        ([b"x" * 60, b"x" * 41], {}, PayloadTooLarge),
+        ([b"x"], {b"content-length": b"101"}, PayloadTooLarge),
+        ([b"x"], {b"content-length": b"9" * 5000}, PayloadTooLarge),
+        ([b"x"], {b"content-type": b"application/xml"}, UnsupportedMediaType),
+        ([b"{"], {}, BadRequest),
+        ([], {}, BadRequest),
+    ],
+    ids=["too large", "said to be", "said to be huge", "no JSON", "broken off", "never begun"],
+)
+async def test_a_body_that_cannot_be_taken_is_refused_in_pieces_or_whole(
+    pause: float, pieces: list[bytes], headers: dict[bytes, bytes], error: type[ServiceError]
+) -> None:
+    with pytest.raises(error):
+        await Arriving(*pieces, pause=pause, breaks_off=True).read(headers)
+
+
+@pytest.mark.parametrize("pieces", [[b"{}"], [b"{", b"}"], [b" "] * 100], ids=["whole", "half", "dripping"])
+async def test_a_body_that_does_not_come_in_time_is_refused(pieces: list[bytes]) -> None:
+    pause = 0.04 if len(pieces) > 2 else 5
+    started = time.monotonic()
+    with pytest.raises(RequestTimeout):
+        await Arriving(*pieces, pause=pause).read(seconds=0.1)
+    assert 0.05 < time.monotonic() - started < 1
+
+
+class Reading:
+    """A reading that waits twice for more, and what became of it."""
+
+    def __init__(self) -> None:
+        self.more = [asyncio.Event(), asyncio.Event()]
+        self.has_ended = False
+        self.coroutine = self._read()
+
+    async def _read(self) -> bytes:
+        try:
+            for more in self.more:
+                await more.wait()
+            return b"read"
+        finally:
+            self.has_ended = True
+
+    @property
+    def leaves_nothing(self) -> bool:
+        return self.has_ended and inspect.getcoroutinestate(self.coroutine) == inspect.CORO_CLOSED
+
+
+async def test_a_reading_goes_on_from_where_it_waits() -> None:
+    reading = Reading()
+    task = asyncio.create_task(request_body._within(5, reading.coroutine))
+    for more in reading.more:
+        await asyncio.sleep(0)
+        more.set()
+    assert await task == b"read"
+    assert reading.leaves_nothing
+
+
+@pytest.mark.parametrize("waits", [1, 2])
+async def test_a_reading_that_is_cancelled_leaves_nothing_behind(waits: int) -> None:
+    reading = Reading()
+    task = asyncio.create_task(request_body._within(5, reading.coroutine))
+    await asyncio.sleep(0)
+    if waits == 2:
+        reading.more[0].set()
+        await asyncio.sleep(0.01)
+    assert not reading.has_ended
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert reading.leaves_nothing
+
+
+@pytest.mark.parametrize("waits", [1, 2])
+async def test_a_reading_that_takes_too_long_leaves_nothing_behind(waits: int) -> None:
+    reading = Reading()
+    if waits == 2:
+        asyncio.get_running_loop().call_later(0.02, reading.more[0].set)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(request_body._within(0.1, reading.coroutine), 2)
+    assert time.monotonic() - started < 1
+    assert reading.leaves_nothing
+
+
+async def test_a_reading_that_fails_while_it_waits_fails_alone() -> None:
+    more = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.01, more.set_exception, ConnectionResetError())
+
+    async def read() -> bytes:
+        await more
+        return b""
+
+    coroutine: Coroutine[Any, Any, bytes] = read()
+    with pytest.raises(ConnectionResetError):
+        await request_body._within(5, coroutine)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED

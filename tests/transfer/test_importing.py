@@ -1,0 +1,664 @@
+import asyncio
+import codecs
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from tests.support.harness import Api
+from upsert_svc.__main__ import app
+from upsert_svc.transfer import client
+from upsert_svc.transfer.client import TransferFailed
+from upsert_svc.transfer.import_ledger import Files, State, kept_state
+from upsert_svc.transfer.import_rows import RowRefused, TargetDefinition, converted, of_cells, of_line
+
+FIELDS = (
+    {"key": "color", "type": "text"},
+    {"key": "year", "type": "integer"},
+    {"key": "price", "type": "decimal"},
+    {"key": "electric", "type": "checkbox"},
+    {"key": "built", "type": "date"},
+    {"key": "extras", "type": "multiselect", "custom_field_options": [
+        {"name": "Roof", "value": "roof"}, {"name": "Hook", "value": "hook"}]},
+)  # fmt: skip
+TYPES = {str(field["key"]): str(field["type"]) for field in FIELDS}
+CAR = TargetDefinition("car", "external_id", TYPES)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What an import printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def counts(self) -> list[int]:
+        """Created, updated, unchanged, refused."""
+        return [int(part.split()[-2]) for part in self.out.split(" in ")[0].split(",")]
+
+
+async def started(file: Path, object_key: str, key: str, url: str, token: str) -> asyncio.subprocess.Process:
+    environment = os.environ | {"UPSERT_SVC_URL": url, "UPSERT_SVC_TOKEN": token}
+    command = [sys.executable, "-m", "upsert_svc", "import", object_key, str(file), "--key", key]
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*command, env=environment, stdout=pipe, stderr=pipe)
+
+
+async def imported(
+    api: Api,
+    file: Path,
+    object_key: str,
+    key: str = "external_id",
+    *,
+    url: str = "",
+    token: str = "",
+    options: Sequence[str] = (),
+) -> Ran:
+    """Runs the command in a thread, which spares it the start of a process."""
+    environment = {"UPSERT_SVC_URL": url or api.running.address, "UPSERT_SVC_TOKEN": token or api.token}
+    arguments = ["import", object_key, str(file), "--key", key, *options]
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Ran(result.exit_code, result.stdout, result.stderr)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextlib.asynccontextmanager
+async def delayed(
+    address: str, delay: Callable[[], float], opened: list[str] | None = None
+) -> AsyncIterator[str]:
+    """Another address of a service, which every request reaches only after a delay (seconds).
+
+    Notes in `opened` who connects.
+    """
+    host, port = address.removeprefix("http://").split(":")
+
+    async def pipe(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait: Callable[[], float]
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await asyncio.sleep(wait())
+                writer.write(data)
+        writer.close()
+
+    serving: list[asyncio.Task[None]] = []
+
+    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        service_reader, service_writer = await asyncio.open_connection(host, int(port))
+        try:
+            await asyncio.gather(pipe(reader, service_writer, delay), pipe(service_reader, writer, lambda: 0))
+        finally:
+            for end in (writer, service_writer):
+                end.close()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if opened is not None:
+            opened.append(str(writer.get_extra_info("peername")))
+        serving.append(asyncio.create_task(passed(reader, writer)))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+
+def refused(file: Path) -> list[dict[str, Any]]:
+    path = file.with_name(f"{file.name}.refused.ndjson")
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def sent(upsert: Any) -> Any:
+    return orjson.loads(upsert.body)["custom_object_record"]
+
+
+async def by_external_id(api: Api, object_key: str) -> dict[str, dict[str, Any]]:
+    return {record["external_id"]: record for record in await api.records(object_key)}
+
+
+# Conversions
+
+
+@pytest.mark.parametrize(
+    ("field_type", "cell", "written"),
+    [
+        ("integer", "007", b"7"),
+        ("integer", " -12 ", b"-12"),
+        ("integer", "+999999999999", b"999999999999"),
+        ("decimal", "0.1000", b"0.1000"),
+        ("decimal", "123456789012345.123456789012345", b"123456789012345.123456789012345"),
+        ("decimal", ".5", b"0.5"),
+        ("decimal", "-1.5e3", b"-1500"),
+        ("checkbox", "Yes", b"true"),
+        ("checkbox", "1", b"true"),
+        ("checkbox", "FALSE", b"false"),
+        ("multiselect", "roof; hook;", b'["roof","hook"]'),
+        ("date", "2026-02-03", b'"2026-02-03"'),
+        ("dropdown", "0017", b'"0017"'),
+        ("text", " Zoë ", '" Zoë "'.encode()),
+    ],
+)
+def test_a_cell_becomes_the_json_value_of_its_field_type(field_type: str, cell: str, written: bytes) -> None:
+    definition = TargetDefinition("car", "external_id", {"field": field_type})
+
+    upsert = of_cells(definition, ["external_id", "field"], ["A", cell])
+
+    assert upsert.body == b'{"custom_object_record":{"custom_object_fields":{"field":%s}}}' % written
+
+
+@pytest.mark.parametrize(
+    ("field_type", "cell"),
+    [
+        ("integer", "1.5"),
+        ("integer", "1,000"),
+        ("integer", "٣"),
+        ("decimal", "1,5"),
+        ("decimal", "NaN"),
+        ("decimal", "1e999"),
+        ("checkbox", "maybe"),
+    ],
+)
+def test_a_cell_that_cannot_be_converted_is_refused(field_type: str, cell: str) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        converted(cell, field_type)
+
+
+def test_every_cell_that_cannot_be_converted_is_named_in_the_reasons() -> None:
+    with pytest.raises(RowRefused) as caught:
+        of_cells(CAR, ["external_id", "year", "electric"], ["A", "old", "perhaps"])
+
+    assert caught.value.reasons == {
+        "year": ["year must be a whole number"],
+        "electric": ["electric must be true or false, 1 or 0, yes or no"],
+    }
+
+
+def test_an_empty_cell_is_left_out() -> None:
+    upsert = of_cells(CAR, ["external_id", "name", "color", "year"], ["A", "", "", "2026"])
+
+    assert sent(upsert) == {"custom_object_fields": {"year": 2026}}
+
+
+def test_a_key_column_that_is_a_field_is_both_the_identifier_and_a_field() -> None:
+    upsert = of_cells(TargetDefinition("car", "year", TYPES), ["year", "name"], ["02026", "Ada"])
+
+    assert upsert.identifier == "02026"
+    assert sent(upsert) == {"name": "Ada", "custom_object_fields": {"year": 2026}}
+
+
+def test_a_key_column_that_is_no_field_is_only_the_identifier() -> None:
+    upsert = of_cells(TargetDefinition("car", "vin", TYPES), ["vin", "name"], ["V-1", "Ada"])
+
+    assert upsert.identifier == "V-1"
+    assert sent(upsert) == {"name": "Ada", "custom_object_fields": {}}
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [
+        ("[1]", "base"),
+        ('{"external_id": "A"', "base"),
+        ('{"external_id": "A", "external_id": "B"}', "base"),
+        ('{"external_id": "A", "price": NaN}', "base"),
+        ("[" * 100_000, "base"),
+        ('{"external_id": "A", "name": "\\ud800"}', "base"),
+        ('{"name": "Ada"}', "external_id"),
+        ('{"external_id": null}', "external_id"),
+        ('{"external_id": true}', "external_id"),
+        ('{"external_id": "A", "wheels": 4}', "wheels"),
+    ],
+)
+def test_an_ndjson_line_that_is_no_row_is_refused_with_the_reason(line: str, column: str) -> None:
+    with pytest.raises(RowRefused) as caught:
+        of_line(CAR, line)
+
+    assert list(caught.value.reasons) == [column]
+
+
+def test_ndjson_numbers_are_sent_digit_by_digit() -> None:
+    line = '{"external_id": 17, "price": 0.12345678901234567890, "year": 12345678901234567890123}'
+
+    upsert = of_line(CAR, line)
+
+    assert upsert.identifier == "17"
+    assert b'"price":0.12345678901234567890,"year":12345678901234567890123}' in upsert.body
+
+
+# Whole imports
+
+
+async def test_a_csv_file_with_a_bom_and_non_ascii_text_is_taken_and_then_unchanged(
+    api: Api, tmp_path: Path
+) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    rows = 'external_id,name,color,price,electric,built,extras\r\nÄ 1&x=2,"Zoë, ""Blüte""",a\r\n'
+    rows = rows.replace("a\r\n", '"rot\r\nblau",1.10,yes,2026-02-03,roof;hook\r\n')
+    file.write_bytes(codecs.BOM_UTF8 + rows.encode())
+
+    first, second = await imported(api, file, car), await imported(api, file, car)
+
+    assert (first.code, first.counts) == (0, [1, 0, 0, 0]), first
+    assert (second.code, second.counts) == (0, [0, 0, 1, 0])
+    [record] = await api.records(car)
+    assert (record["external_id"], record["name"]) == ("Ä 1&x=2", 'Zoë, "Blüte"')
+    assert record["custom_object_fields"] == {
+        "color": "rot\r\nblau",
+        "year": None,
+        "price": 1.1,
+        "electric": True,
+        "built": "2026-02-03",
+        "extras": ["roof", "hook"],
+    }
+    assert names(tmp_path) == ["cars.csv"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson"])
+async def test_decimals_are_stored_exactly_from_either_format(api: Api, tmp_path: Path, suffix: str) -> None:
+    car = await api.new_object(*FIELDS)
+    exact = "123456789012345.123456789012345"
+    file = tmp_path / f"cars.{suffix}"
+    file.write_text(
+        f"external_id,name,price\nA,Ada,{exact}\n"
+        if suffix == "csv"
+        else f'{{"external_id": "A", "name": "Ada", "price": {exact}}}\n\n'
+    )
+
+    ran = await imported(api, file, car)
+
+    assert (ran.code, ran.counts) == (0, [1, 0, 0, 0]), ran
+    text = (await api.client.get(f"/custom_objects/{car}/records")).text
+    assert orjson.loads(text)["custom_object_records"][0]["custom_object_fields"]["price"] == float(exact)
+    assert f'"price":{exact}' in text.replace('": ', '":')
+    assert Decimal(exact) != Decimal(float(exact))
+
+
+async def test_rows_are_upserted_by_unique_name_and_the_external_id_is_an_attribute(
+    api: Api, tmp_path: Path
+) -> None:
+    car = await api.new_object(*FIELDS, naming={"is_unique": True})
+    await api.upsert(car, {"custom_object_fields": {"year": 1}}, name="straße")
+    file = tmp_path / "cars.jsonl"
+    file.write_text('{"name": "STRASSE", "external_id": "A", "year": 2}\n{"name": "Ada", "color": null}\n')
+
+    ran = await imported(api, file, car, "name")
+
+    assert (ran.code, ran.counts) == (0, [1, 1, 0, 0]), ran
+    records = {record["name"]: record for record in await api.records(car)}
+    assert set(records) == {"STRASSE", "Ada"}
+    assert records["STRASSE"]["external_id"] == "A"
+    assert records["STRASSE"]["custom_object_fields"]["year"] == 2
+
+
+async def test_the_fields_of_an_object_are_known_from_all_their_pages(api: Api, tmp_path: Path) -> None:
+    wide = await api.new_object(*({"key": f"field_{n}", "type": "integer"} for n in range(100)))
+    file = tmp_path / "wide.csv"
+    file.write_text("external_id,name,field_0,field_99\nA,Ada,1,2\n")
+
+    ran = await imported(api, file, wide)
+
+    assert (ran.code, ran.counts) == (0, [1, 0, 0, 0]), ran
+
+
+async def test_refused_rows_are_written_with_their_line_numbers_and_reasons(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    cars = ["external_id,name,year,built", "A,Ada,2026,", "B,Bo,old,", ",Cy,1,", '"D\nD",,1,', "E,Eve,1,x"]
+    file.write_bytes("\n".join([*cars, "F", "", "G,Gus,1,2026-01-01"]).encode() + b"\nH,\xff,1,\n")
+
+    ran = await imported(api, file, car)
+
+    assert (ran.code, ran.counts) == (3, [2, 0, 0, 6]), ran
+    assert [(row["line"], row["key"], row["status"], row["reasons"]) for row in refused(file)] == [
+        (3, None, None, {"year": ["year must be a whole number"]}),
+        (4, None, None, {"external_id": ["external_id cannot be blank"]}),
+        (5, "D\nD", 422, {"name": ["Name cannot be blank"]}),
+        (7, "E", 422, {"built": ["built must be a date, YYYY-MM-DD"]}),
+        (8, None, None, {"base": ["The row has 1 cells, the header has 4"]}),
+        (11, None, None, {"base": ["The row is not UTF-8, or is nested too deep"]}),
+    ]
+    assert set(await by_external_id(api, car)) == {"A", "G"}
+
+
+async def test_no_refused_file_is_left_once_all_rows_are_taken(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name,year\nA,Ada,old\n")
+    assert (await imported(api, file, car)).code == 3
+    assert len(refused(file)) == 1
+
+    file.write_text("external_id,name,year\nA,Ada,2026\n")
+    ran = await imported(api, file, car)
+
+    assert ran.code == 0
+    assert names(tmp_path) == ["cars.csv"]
+
+
+async def test_a_row_larger_than_a_request_may_be_is_refused(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.ndjson"
+    rows: list[Mapping[str, Any]] = [
+        {"external_id": "A", "name": "Ada", "color": "x" * 300_000},
+        {"external_id": "B", "name": "Bo", "color": "x" * 2_000_000},
+        {"external_id": "C" * 100_000, "name": "Cy"},
+        {"external_id": "D" * 3000, "name": "Di"},
+        {"external_id": "E", "name": "Eve"},
+    ]
+    file.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+
+    ran = await imported(api, file, car)
+
+    assert (ran.code, ran.counts) == (3, [1, 0, 0, 4]), ran
+    assert [(row["line"], row["status"]) for row in refused(file)] == [
+        (1, 413),
+        (2, None),
+        (3, None),
+        (4, 422),
+    ]
+
+
+async def test_of_rows_with_one_key_the_later_wins(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    lines = [f"{key},Car {key},{number}" for number in range(20) for key in ("A", "B", "C")]
+    file.write_text("\n".join(["external_id,name,year", *lines]))
+
+    shrinking = iter(range(100, 0, -1))  # so that rows sent at one time would arrive in another order
+    async with delayed(api.running.address, lambda: next(shrinking) / 1000) as url:
+        ran = await imported(api, file, car, url=url)
+
+    assert (ran.code, ran.counts) == (0, [3, 57, 0, 0]), ran
+    years = [record["custom_object_fields"]["year"] for record in await api.records(car)]
+    assert years == [19, 19, 19]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        ("external_id,name,wheels,doors\n", "external_id", "Unknown columns: wheels, doors"),
+        ("external_id,name,name\n", "external_id", "names name more than once"),
+        ("name\nAda\n", "external_id", "no column external_id"),
+        ("", "external_id", "no header"),
+        ("external_id,name\nA,Ada\nB,\"B\"o\nC,Cy\n", "external_id", "Line 3 is not CSV"),
+        ("name\nAda\n", "name", "needs unique names"),
+    ],
+)  # fmt: skip
+async def test_a_file_that_cannot_be_imported_is_one_line_of_complaint(
+    api: Api, tmp_path: Path, text: str, key: str, said: str
+) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text(text)
+
+    ran = await imported(api, file, car, key)
+
+    assert (ran.code, ran.out) == (1, ""), ran
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+
+
+async def test_what_is_missing_is_one_line_of_complaint(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\nA,Ada\n")
+    (text := tmp_path / "cars.txt").write_text("")
+
+    complaints = {
+        "no object no_such_object": await imported(api, file, "no_such_object"),
+        "401 Couldn't authenticate you": await imported(api, file, car, token="no-such-token"),
+        "in 3 tries": await imported(api, file, car, url="http://127.0.0.1:9"),
+        "not an http": await imported(api, file, car, url="localhost:8080"),
+        "No such file": await imported(api, tmp_path / "missing.csv", car),
+        "must end in": await imported(api, text, car),
+        "directory": await imported(api, tmp_path, car),
+    }
+
+    for words, ran in complaints.items():
+        assert (ran.code, ran.out) == (1, ""), ran
+        assert words in ran.err
+        assert ran.err.count("\n") == 1
+
+
+async def test_a_process_that_fails_says_so_without_a_traceback(tmp_path: Path) -> None:
+    process = await started(tmp_path / "cars.csv", "car", "vin", "http://127.0.0.1:9", "token")
+
+    out, err = await process.communicate()
+
+    assert (process.returncode, out) == (1, b"")
+    assert err.decode() == f"{tmp_path / 'cars.csv'}: No such file or directory\n"
+
+
+# Interruptions and a service that is busy
+
+
+async def test_an_import_that_was_killed_goes_on_and_its_refused_file_is_whole(
+    api: Api, tmp_path: Path
+) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    total, delays = 400, [0.1]
+    lines = [f"{n},Car {n},{'old' if n % 10 == 0 else n}" for n in range(total)]
+    file.write_text("\n".join(["external_id,name,year", *lines]))
+    state = tmp_path / "cars.csv.import-state"
+
+    def is_under_way() -> bool:
+        return state.exists() and orjson.loads(state.read_bytes())["counts"]["refused"] > 0
+
+    async with delayed(api.running.address, lambda: delays[0]) as url:
+        process = await started(file, car, "external_id", url, api.token)
+        while process.returncode is None and not is_under_way():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        delays[0] = 60
+        again = await imported(api, file, car, url=url)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        settled = orjson.loads(state.read_bytes())
+        with (tmp_path / "cars.csv.refused.ndjson.part").open("ab") as part:
+            part.write(b'{"line": ')  # as if killed in the middle of a line
+        delays[0] = 0
+        ran = await imported(api, file, car, url=url)
+
+    assert (again.code, again.err) == (1, f"{file} is being imported already\n")
+    assert settled["counts"]["refused"] > 0
+    assert 0 < settled["line"] < total
+    assert ran.code == 3, ran
+    assert sum(ran.counts) == total
+    assert f"Going on behind line {settled['line']}" in ran.err
+    assert [row["line"] for row in refused(file)] == [n + 2 for n in range(0, total, 10)]
+    assert len(await api.records(car)) == total * 9 // 10
+    assert names(tmp_path) == ["cars.csv", "cars.csv.refused.ndjson"]
+
+
+async def test_a_cell_that_no_field_takes_is_refused_with_its_row(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text(f"external_id,name\n1,{'x' * 200_000}\n2,Car\n")
+    ran = await imported(api, file, car)
+    assert (ran.code, ran.counts) == (3, [1, 0, 0, 1]), ran
+
+
+def test_a_state_of_another_source_or_without_its_refused_rows_is_not_used(tmp_path: Path) -> None:
+    files = Files(tmp_path / "cars.csv", tmp_path / "refused.ndjson")
+    kept = State({"size": 1}, offset=10, line=2, refused_bytes=5)
+    files.state.write_bytes(orjson.dumps(kept))
+
+    assert kept_state({"size": 1}, files) == State({"size": 1})  # the refused rows are gone
+    files.part.write_bytes(b"12345")
+    assert kept_state({"size": 1}, files) == kept
+    assert kept_state({"size": 2}, files) == State({"size": 2})
+    files.state.write_bytes(b'{"source": {"siz')
+    assert kept_state({"size": 1}, files) == State({"size": 1})
+
+
+_PAGE = {"custom_object_fields": [], "meta": {"after_cursor": None}}
+FIELDS_PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (
+    len(orjson.dumps(_PAGE)),
+    orjson.dumps(_PAGE),
+)
+CREATED = b"HTTP/1.1 200 OK\r\nUpsert-Result: created\r\nContent-Length: 2\r\n\r\n{}"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 2\r\n\r\n{}"
+LIMITED = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}"
+HANGS_UP = b""
+
+
+async def scripted(answers: Sequence[bytes]) -> tuple[asyncio.Server, list[float]]:
+    """A server that answers upserts as scripted, the last answer for ever; and the times of the upserts."""
+    times: list[float] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        answer = FIELDS_PAGE
+        if head.startswith(b"PATCH"):
+            await reader.readuntil(b"}}")
+            answer = answers[min(len(times), len(answers) - 1)]
+            times.append(asyncio.get_running_loop().time())
+        writer.write(answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    return await asyncio.start_server(serve, "127.0.0.1", 0), times
+
+
+def address(server: asyncio.Server) -> str:
+    return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_busy_service_is_asked_again_no_sooner_than_it_wishes(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\nA,Ada\n")
+    server, times = await scripted([BUSY, LIMITED, HANGS_UP, CREATED])
+
+    async with server:
+        ran = await imported(api, file, "car", url=address(server))
+
+    assert (ran.code, ran.counts) == (0, [1, 0, 0, 0]), ran
+    assert len(times) == 4
+    assert times[1] - times[0] >= 1
+
+
+async def test_an_import_gives_up_on_an_answer_that_would_come_to_every_row(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\nA,Ada\n")
+    server, times = await scripted([CREATED.replace(b"Upsert-Result", b"X-Other")])
+
+    async with server:
+        ran = await imported(api, file, "car", url=address(server))
+
+    assert (ran.code, len(times)) == (1, 1), ran
+    assert "line 2 but did not say Upsert-Result" in ran.err
+
+
+async def test_an_answer_without_end_is_not_kept(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\nA,Ada\n")
+    monkeypatch.setattr(client, "_ANSWER_LIMIT_BYTES", 1000)
+    server, times = await scripted(
+        [CREATED.replace(b"Length: 2\r\n\r\n", b"Length: 2002\r\n\r\n" + b"x" * 2000)]
+    )
+
+    async with server:
+        ran = await imported(api, file, "car", url=address(server))
+
+    assert (ran.code, len(times)) == (1, 1), ran
+    assert "its answer has no end" in ran.err
+
+
+async def test_no_redirect_is_followed_and_no_proxy_of_the_environment_used(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\nA,Ada\n")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    location = b"Found\r\nLocation: http://127.0.0.1:9/\r\n"
+    server, times = await scripted([CREATED.replace(b"200 OK\r\n", b"307 " + location)])
+
+    async with server:
+        ran = await imported(api, file, "car", url=address(server))
+
+    assert (ran.code, ran.err) == (1, "The service refused line 2: 307 Found\n"), ran
+    assert len(times) == 1
+
+
+async def test_what_is_not_http_is_one_line_of_complaint(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\nA,Ada\n")
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example.com ready\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        ran = await imported(api, file, "car", url=address(server))
+
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1), ran
+    assert "in 3 tries: http://127.0.0.1:" in ran.err
+
+
+async def test_a_sender_keeps_its_connection(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\n" + "".join(f"{n},Car {n}\n" for n in range(500)))
+    opened: list[str] = []
+
+    async with delayed(api.running.address, lambda: 0, opened) as url:
+        ran = await imported(api, file, car, url=url)
+
+    assert (ran.code, ran.counts) == (0, [500, 0, 0, 0]), ran
+    assert 0 < len(opened) <= 32
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http://127.0.0.1:99999", "http://a:b@127.0.0.1", "http://127.0.0.1/?a=b", "http://[::1"],
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(TransferFailed):
+        client._address(url)
+
+
+def test_an_address_may_have_a_path() -> None:
+    assert client._address("https://example.com:8443/upserts/") == "https://example.com:8443/upserts"
+
+
+async def test_memory_does_not_grow_with_the_file(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "cars.ndjson"
+    row = b'{"external_id": "A", "wheels": "%s"}\n' % (b"x" * 1000)
+    with file.open("wb") as big:
+        for _ in range(60):
+            big.write(row * 1000)  # 60 MB of rows that are refused at once, for want of a field wheels
+    car = await api.new_object(*FIELDS)
+
+    process = await started(file, car, "external_id", api.running.address, api.token)
+    peak = 0
+    while process.returncode is None and psutil.pid_exists(process.pid):
+        try:
+            peak = max(peak, psutil.Process(process.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            break
+        await asyncio.sleep(0.05)
+    out, _ = await process.communicate()
+
+    assert b"60000 refused" in out
+    assert 0 < peak < 130_000_000

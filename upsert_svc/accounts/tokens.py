@@ -1,0 +1,116 @@
+"""Accounts, users and API tokens: made and revoked by the operator, looked up by every request.
+
+Only the SHA-256 of a token is kept; the token itself is shown once.
+"""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from upsert_svc.db import statements
+from upsert_svc.db.pools import Connection
+
+Role = Literal["admin", "agent"]
+DEFAULT_ACCOUNT = "default"
+_SQL = statements.load("tokens")
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who a request speaks for."""
+
+    account_id: int
+    user_id: int
+    email: str
+    role: Role
+    token_id: int
+
+
+@dataclass(frozen=True)
+class TokenListing:
+    """A token as the operator sees it; never the token itself."""
+
+    token_id: int
+    account: str
+    email: str
+    role: str
+    name: str
+    last_four: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+def digest(token: str) -> bytes:
+    """What is stored of a token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+async def find(connection: Connection, token_digest: bytes) -> Principal | None:
+    """Whose token it is; None when it is unknown or revoked."""
+    row = await connection.fetchrow(*_SQL.find_principal(token_hash=token_digest))
+    return Principal(**row) if row else None
+
+
+async def ensure_account(connection: Connection, name: str) -> int:
+    """The id of the account of that name, made if missing."""
+    account_id: int = await connection.fetchval(*_SQL.ensure_account(name=name))
+    return account_id
+
+
+async def next_id(connection: Connection, account_id: int, count: int = 1) -> int:
+    """Takes ids for users, tokens, objects, fields or options of an account; answers the first."""
+    last: int = await connection.fetchval(*_SQL.take_ids(account_id=account_id, count=count))
+    return last - count + 1
+
+
+async def create(
+    connection: Connection, *, account: str, email: str, role: Role, name: str = "", token: str | None = None
+) -> str:
+    """Gives a user, made if missing, one more token; runs inside the caller's transaction.
+
+    The user's role becomes the one named. A given token that exists already is left as it is.
+    """
+    token = token or f"upsert_{secrets.token_urlsafe(32)}"
+    account_id = await ensure_account(connection, account)
+    user_id = await connection.fetchval(
+        *_SQL.ensure_user(
+            account_id=account_id,
+            email=email.lower(),
+            role=role,
+            user_id=await next_id(connection, account_id),
+        )
+    )
+    await connection.execute(
+        *_SQL.insert_token(
+            account_id=account_id,
+            token_id=await next_id(connection, account_id),
+            user_id=user_id,
+            name=name,
+            token_hash=digest(token),
+            last_four=token[-4:],
+        )
+    )
+    return token
+
+
+async def listed(connection: Connection) -> list[TokenListing]:
+    """All tokens, the oldest first."""
+    return [TokenListing(**row) for row in await connection.fetch(*_SQL.list_tokens())]
+
+
+async def revoke(connection: Connection, *, account: str, token_id: int) -> bool:
+    """Revokes a token for good; False when the account has no such token, or it was revoked before."""
+    return await connection.fetchval(*_SQL.revoke_token(account=account, token_id=token_id)) is not None
+
+
+async def ensure_key(connection: Connection, name: str) -> None:
+    """Makes one of the service's own keys, unless it is there already."""
+    await connection.execute(*_SQL.ensure_key(name=name, secret=secrets.token_bytes(32)))
+
+
+async def find_key(connection: Connection, name: str) -> bytes:
+    """One of the service's own keys."""
+    secret: bytes = await connection.fetchval(*_SQL.find_key(name=name))
+    return secret

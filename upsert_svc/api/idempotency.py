@@ -1,0 +1,60 @@
+"""Endpoints that write, behind the header Idempotency-Key: what was answered once is answered again.
+
+A dry run writes nothing, so its key is left alone. Refuses a key that is empty, too long or not plain text.
+"""
+
+import hashlib
+import re
+from collections.abc import Awaitable
+from dataclasses import replace
+
+from starlette.responses import Response
+
+from upsert_svc.api.requests import Call, Endpoint
+from upsert_svc.errors import BadRequest
+from upsert_svc.idempotency import Answer, IdempotentRequest
+from upsert_svc.service import Service
+
+_HEADER = b"idempotency-key"
+_KEY = re.compile(rb"[\x20-\x7e]{1,255}")
+
+
+def once_per_key(endpoint: Endpoint, *, has_dry_run: bool) -> Endpoint:
+    """The endpoint, which answers a request that is sent again with its key as it did the first time."""
+
+    def answered(call: Call) -> Awaitable[Response]:
+        if _HEADER not in call.headers:
+            return endpoint(call)  # and nothing was paid
+        key = call.headers[_HEADER]
+        if not _KEY.fullmatch(key):
+            raise BadRequest("Idempotency-Key must be 1 to 255 printable ASCII characters")
+        if has_dry_run and call.query.flag("dry_run"):
+            return endpoint(call)
+        return _answered_once(endpoint, call, key)
+
+    return answered
+
+
+async def _answered_once(endpoint: Endpoint, call: Call, key: bytes) -> Response:
+    is_deletion = call.scope["method"] == "DELETE"  # which does not look at its body
+    raw = b"" if is_deletion else await call.raw_body()
+
+    async def perform(service: Service) -> Answer:
+        response = await endpoint(replace(call, service=service, raw=raw))
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers]
+        return Answer(response.status_code, headers, bytes(response.body))
+
+    request = IdempotentRequest(call.principal.account_id, key.decode("ascii"), _digest(call, raw))
+    answer, is_replay = await call.service.once(request, perform)
+    response = Response(answer.body, answer.status)
+    response.raw_headers = [
+        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers),
+        (b"x-idempotency-lookup", b"hit" if is_replay else b"miss"),
+    ]
+    return response
+
+
+def _digest(call: Call, raw: bytes) -> bytes:
+    """What tells a request from others: method, path, query and body."""
+    parts = (call.scope["method"].encode(), call.scope["path"].encode(), call.scope["query_string"], raw)
+    return hashlib.sha256(b"\0".join(parts)).digest()

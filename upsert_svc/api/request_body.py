@@ -1,0 +1,91 @@
+"""The body of a request as bytes: its media type, its size, its deadline. Nothing else reads a body."""
+
+import asyncio
+import re
+from collections.abc import Coroutine, Generator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from starlette.types import Receive
+
+from upsert_svc.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+
+Headers = Mapping[bytes, bytes]  # by name in lower case
+
+_MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
+_CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=256)
+def require_json(content_type: bytes, content_encoding: bytes = b"") -> None:
+    """Raises UnsupportedMediaType unless the headers announce plain JSON in UTF-8, or nothing."""
+    media_type, _, parameters = content_type.decode("latin-1").partition(";")
+    if media_type.strip().lower() not in _MEDIA_TYPES:
+        raise UnsupportedMediaType("Content-Type must be application/json")
+    charset = _CHARSET.search(parameters)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType("The body must be encoded in UTF-8")
+    if content_encoding.strip().lower() not in (b"", b"identity"):
+        raise UnsupportedMediaType("A compressed body is not accepted")
+
+
+async def read(headers: Headers, receive: Receive, *, limit_bytes: int, timeout_seconds: float) -> bytes:
+    """The whole body.
+
+    Raises PayloadTooLarge, RequestTimeout, UnsupportedMediaType, or BadRequest when it breaks off.
+    """
+    require_json(headers.get(b"content-type", b""), headers.get(b"content-encoding", b""))
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced[:20]) > limit_bytes:
+        raise PayloadTooLarge(limit_bytes)
+    try:
+        return await _within(timeout_seconds, _received(receive, limit_bytes))
+    except TimeoutError:
+        raise RequestTimeout(timeout_seconds) from None
+
+
+async def _within(seconds: float, coroutine: Coroutine[Any, None, bytes]) -> bytes:
+    """What the coroutine returns. Raises TimeoutError.
+
+    A body has nearly always come with its headers. Then there is nothing to wait for and no timer is set,
+    which would cost more than all the rest of reading it.
+    """
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration as returned:
+        body: bytes = returned.value
+        return body
+    async with asyncio.timeout(seconds):
+        return await _Begun(coroutine, awaited)
+
+
+class _Begun:
+    """A coroutine that has run up to its first wait, to be awaited from there."""
+
+    def __init__(self, coroutine: Coroutine[Any, None, bytes], awaited: Any) -> None:
+        self._coroutine = coroutine
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        try:
+            yield self._awaited
+        except BaseException:
+            self._coroutine.close()
+            raise
+        return (yield from self._coroutine.__await__())
+
+
+async def _received(receive: Receive, limit_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BadRequest("The connection was closed before the body was complete")
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > limit_bytes:
+            raise PayloadTooLarge(limit_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)

@@ -1,0 +1,238 @@
+"""One request as an endpoint sees it: who asks, what the query says, where the service is reached.
+
+Refuses an unknown caller and a query that cannot be read, before anything else is looked at.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from upsert_svc import json_body
+from upsert_svc.accounts import auth
+from upsert_svc.accounts.tokens import Principal
+from upsert_svc.api import request_body
+from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooManyValues
+from upsert_svc.paging import PAGE_SIZE_LIMIT, PageRequest
+from upsert_svc.service import Service
+from upsert_svc.settings import Network
+
+_PRINCIPAL = "upsert_svc.principal"  # in the scope, which is the request's own
+_QUERY_LIMIT = 200
+_PLAIN = re.compile(r"[A-Za-z0-9_.:]+")
+_PLAIN_QUERY = re.compile(rb"[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*(&[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*){0,9}")
+_HOST = re.compile(rb"[A-Za-z0-9.\-_]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+
+
+@dataclass(slots=True)
+class Call:
+    """A request of a known caller."""
+
+    scope: Scope
+    receive: Receive
+    headers: request_body.Headers
+    service: Service
+    principal: Principal
+    query: "Query"
+    body_limit_bytes: int
+    raw: bytes | None = None  # the body, where it has been read
+
+    def path(self, name: str) -> str:
+        """A parameter of the path. Raises RecordNotFound for one that nothing can be called by."""
+        value: str = self.scope["path_params"][name]
+        if json_body.unstorable(value) is not None:
+            raise RecordNotFound
+        return value
+
+    async def json(self) -> Any:
+        """The body as JSON; see `body`."""
+        return json_body.parse(await self.raw_body())
+
+    async def json_or(self, default: Any) -> Any:
+        """The body as JSON, or the default where it is empty: some clients send none."""
+        raw = await self.raw_body()
+        return json_body.parse(raw) if raw else default
+
+    async def raw_body(self) -> bytes:
+        """The body as it was sent."""
+        if self.raw is not None:
+            return self.raw
+        return await request_body.read(
+            self.headers,
+            self.receive,
+            limit_bytes=self.body_limit_bytes,
+            timeout_seconds=self.service.settings.body_timeout_seconds,
+        )
+
+    def url(self, *parts: str) -> str:
+        """An absolute address under /api/v2, as this caller reaches the service."""
+        return "/".join((self.root_url(), *map(_quoted, parts)))
+
+    def root_url(self) -> str:
+        """The absolute address of /api/v2, as this caller reaches the service."""
+        return api_url(self.scope, self.headers, self.service.settings.trusted_proxies)
+
+
+Endpoint = Callable[[Call], Awaitable[Response]]
+Handler = Callable[[Scope, Receive], Awaitable[Response]]
+
+
+class Query(Mapping[str, str]):
+    """The query of a request: the last value of each name, and how often it was given."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._pairs = _pairs(raw)
+        self._values = dict(self._pairs)
+
+    def once(self, name: str) -> str:
+        """The value of a parameter that may be given once, "" when it is not. Raises BadRequest."""
+        if len(self._values) < len(self._pairs) and [name for name, _ in self._pairs].count(name) > 1:
+            raise BadRequest(f"{name} is given twice")
+        return self._values.get(name, "")
+
+    def flag(self, name: str) -> bool:
+        """A parameter that is true or false; false when it is absent. Raises BadRequest for anything else."""
+        value = self.once(name).lower()
+        if value not in ("", "true", "false"):
+            raise BadRequest(f"{name} must be true or false")
+        return value == "true"
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def page_request(query: Mapping[str, str]) -> PageRequest:
+    """The page that a query asks for. Raises BadRequest for a bad size, or for two cursors."""
+    after, before = query.get("page[after]", ""), query.get("page[before]", "")
+    if after and before:
+        raise BadRequest("page[after] and page[before] cannot be used together")
+    size = size_of(query, "page[size]", PAGE_SIZE_LIMIT)
+    return PageRequest(size, after or before or None, is_backwards=bool(before))
+
+
+def size_of(query: Mapping[str, str], name: str, limit: int) -> int:
+    """How many items a page may have: the limit where nothing is said. Raises BadRequest."""
+    text = query.get(name, "")
+    if not text:
+        return limit
+    size = int(text) if text.isdecimal() and text.isascii() and len(text) <= len(str(limit)) else 0
+    if not 1 <= size <= limit:
+        raise BadRequest(f"{name} must be a number from 1 to {limit}")
+    return size
+
+
+def comma_separated(query: Mapping[str, str], name: str, limit: int = 100) -> list[str] | None:
+    """The values of a parameter that lists some; None when it is not given. Raises TooManyValues."""
+    if name not in query:
+        return None
+    values = [value for value in query[name].split(",") if value]
+    if len(values) > limit:
+        raise TooManyValues(name, limit)
+    return values
+
+
+def _pairs(raw: bytes) -> list[tuple[str, str]]:
+    """The parameters of a query in their order.
+
+    Raises BadRequest for a query that cannot be read, RecordInvalid for text that cannot be stored.
+    """
+    if _PLAIN_QUERY.fullmatch(raw):  # there is no need of the library, which takes its time
+        return [(name, value) for name, _, value in [pair.partition("=") for pair in raw.decode().split("&")]]
+    try:
+        pairs = parse_qsl(
+            raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=_QUERY_LIMIT
+        )
+    except UnicodeDecodeError:
+        raise BadRequest("The query is not UTF-8") from None
+    except ValueError:
+        raise BadRequest(f"The query has more than {_QUERY_LIMIT} parameters") from None
+    for name, value in pairs:
+        if (problem := json_body.unstorable(name + value)) is not None:
+            raise RecordInvalid({name.replace("\0", "\\u0000") or "base": [problem]})
+    return pairs
+
+
+async def authenticated(scope: Scope) -> Principal:
+    """Who sends the request: looked up once, whoever asks. Raises NotAuthenticated."""
+    principal = known_principal(scope)
+    if principal is None:
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        principal = scope[_PRINCIPAL] = await scope["app"].state.service.authenticate(authorization)
+    return principal
+
+
+def known_principal(scope: Scope) -> Principal | None:
+    """Who sends the request, as far as that has been looked up."""
+    principal: Principal | None = scope.get(_PRINCIPAL)
+    return principal
+
+
+def called(endpoint: Endpoint, *, admin_only: bool, is_bulk: bool = False) -> Handler:
+    """The endpoint behind authentication; one that takes many things at once has a larger body."""
+
+    async def handle(scope: Scope, receive: Receive) -> Response:
+        service: Service = scope["app"].state.service
+        headers: request_body.Headers = dict(reversed(scope["headers"]))  # of one given twice the first
+        principal = await authenticated(scope)
+        parameters = scope["path_params"]
+        if "key" in parameters:  # some clients ask for an object by the name of a class
+            parameters["key"] = parameters["key"].lower()
+        if admin_only:
+            auth.require_admin(principal)
+        query = Query(scope["query_string"])
+        settings = service.settings
+        limit = settings.job_body_limit_bytes if is_bulk else settings.body_limit_bytes
+        return await endpoint(Call(scope, receive, headers, service, principal, query, limit))
+
+    return handle
+
+
+def api_url(scope: Scope, headers: request_body.Headers, trusted_proxies: tuple[Network, ...]) -> str:
+    """The address of /api/v2 as the caller sees it; a trusted proxy may name its own scheme and host."""
+    scheme, host = scope["scheme"], headers.get(b"host", b"")
+    if b"x-forwarded-proto" in headers or b"x-forwarded-host" in headers:
+        client = scope.get("client")
+        if _is_trusted(client[0] if client else "", trusted_proxies):
+            forwarded = _first(headers.get(b"x-forwarded-proto", b"")).lower().decode("latin-1")
+            scheme = forwarded if forwarded in ("http", "https") else scheme
+            forwarded_host = _first(headers.get(b"x-forwarded-host", b""))
+            host = forwarded_host if _HOST.fullmatch(forwarded_host) else host
+    return _root_url(scheme, host, scope.get("server"))
+
+
+def _first(listed: bytes) -> bytes:
+    return listed.partition(b",")[0].strip()
+
+
+@lru_cache(maxsize=1024)
+def _root_url(scheme: str, host: bytes, server: tuple[str, int | None] | None) -> str:
+    if _HOST.fullmatch(host):
+        return f"{scheme}://{host.decode('ascii')}/api/v2"
+    name, port = server or ("localhost", None)
+    return f"{scheme}://{name}:{port}/api/v2" if port else f"{scheme}://{name}/api/v2"
+
+
+def _is_trusted(caller: str, trusted_proxies: tuple[Network, ...]) -> bool:
+    try:
+        address = ip_address(caller)
+    except ValueError:
+        return False
+    # a socket that listens on IPv6 and IPv4 alike sees an IPv4 caller as ::ffff:a.b.c.d
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in trusted_proxies)
+
+
+def _quoted(part: str) -> str:
+    return part if _PLAIN.fullmatch(part) else quote(part, safe=":")

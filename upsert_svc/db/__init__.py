@@ -1,0 +1,1 @@
+"""PostgreSQL: connections and their pools, named statements, the embedded server."""

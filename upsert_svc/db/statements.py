@@ -1,0 +1,58 @@
+"""The SQL of the service: loads sql/*.sql into named statements whose parameters are checked."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_PACKAGED = Path(__file__).parents[1] / "_sql"
+DIRECTORY = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "sql"
+
+_BLOCK = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement, its parameters bound to $1, $2, … in the order of their first appearance."""
+
+    name: str
+    text: str
+    parameters: tuple[str, ...]
+
+    def __call__(self, **values: object) -> tuple[object, ...]:
+        """The text and its arguments, ready to be unpacked into a call of the driver.
+
+        Raises TypeError when a parameter is missing or unknown.
+        """
+        if values.keys() != set(self.parameters):
+            raise TypeError(f"{self.name} takes {self.parameters}, not {tuple(values)}")
+        return (self.text, *(values[parameter] for parameter in self.parameters))
+
+
+class Statements:
+    """The statements of one file as attributes."""
+
+    def __init__(self, statements: Mapping[str, Statement]) -> None:
+        self.by_name = dict(statements)
+
+    def __getattr__(self, name: str) -> Statement:
+        try:
+            return self.by_name[name]
+        except KeyError:
+            raise AttributeError(f"no statement {name}") from None
+
+
+def _parse(name: str, block: str) -> Statement:
+    parameters = tuple(dict.fromkeys(_PARAMETER.findall(block)))
+    text = _PARAMETER.sub(lambda match: f"${parameters.index(match[1]) + 1}", block)
+    return Statement(name, text.strip().rstrip(";"), parameters)
+
+
+@cache
+def load(noun: str) -> Statements:
+    """The statements of sql/{noun}.sql: blocks that begin with a line `-- name: …`."""
+    _, *parts = _BLOCK.split((DIRECTORY / f"{noun}.sql").read_text(encoding="utf-8"))
+    names, blocks = parts[::2], parts[1::2]
+    return Statements({name: _parse(name, block) for name, block in zip(names, blocks, strict=True)})

@@ -1,0 +1,147 @@
+"""Object definitions compiled for judging writes, cached by their version.
+
+A cached definition may be out of date. That never lets a wrong write through, because the writing statement
+checks the version, and never refuses a right one, because a refusal asks `confirmed` first.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from upsert_svc.db import statements
+from upsert_svc.db.pools import Pool
+from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FieldDefinition, FieldValidator
+from upsert_svc.errors import RecordNotFound, ServiceUnavailable
+
+_SQL = statements.load("objects")
+_FIELDS_LIMIT = 100_000  # fields of all cached definitions; a compiled one takes about 3 KB
+_SHAPES_LIMIT = 1000
+DEFINITION_ATTEMPTS = 5  # of what is done by a definition that may have changed, anew by its successor
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One version of an object's definition, as writes are judged by it."""
+
+    account_id: int
+    object_id: int
+    key: str
+    version: int
+    is_unique: bool
+    is_autonumbered: bool
+    field_count: int
+    validator: FieldValidator = field(repr=False)
+    lookup_targets: Mapping[str, str]  # lookup field → key of the object that it points to
+
+
+def keeps_changing() -> ServiceUnavailable:
+    """What is said when every attempt met another definition."""
+    return ServiceUnavailable("The object's definition keeps changing")
+
+
+class Definitions:
+    """Loads, compiles and keeps the definitions in use."""
+
+    def __init__(self, lookups: Pool) -> None:
+        self._lookups = lookups
+        self._cached: OrderedDict[tuple[int, str], Definition] = OrderedDict()
+        self._cached_fields = 0
+        self._confirming: dict[tuple[int, str], asyncio.Task[Definition]] = {}
+
+    async def get(self, account_id: int, key: str) -> Definition:
+        """The definition, from the cache where it has one. Raises RecordNotFound."""
+        cached = self._cached.get((account_id, key))
+        if cached is not None:
+            self._cached.move_to_end((account_id, key))
+            return cached
+        return await self.reloaded(account_id, key)
+
+    async def current(self, account_id: int, key: str) -> Definition:
+        """The definition, confirmed to be the current one. Raises RecordNotFound."""
+        return await self.confirmed(await self.get(account_id, key))
+
+    async def reloaded(self, account_id: int, key: str) -> Definition:
+        """The definition as it is now. Raises RecordNotFound."""
+        self.forget(account_id, key)
+        async with self._lookups.connection() as connection:
+            row = await connection.fetchrow(*_SQL.load_definition(account_id=account_id, key=key))
+        if row is None:
+            raise RecordNotFound
+        loaded = _compiled(account_id, key, row)
+        self.forget(account_id, key)
+        self._cached[account_id, key] = loaded
+        self._cached_fields += loaded.field_count
+        while self._cached_fields > _FIELDS_LIMIT:
+            self.forget(*next(iter(self._cached)))
+        return loaded
+
+    async def confirmed(self, definition: Definition) -> Definition:
+        """The same definition when it is the current one, else the current one. Raises RecordNotFound.
+
+        Requests that ask at the same moment share one look, never one that began before they asked.
+        """
+        slot = (definition.account_id, definition.key)
+        if (earlier := self._confirming.get(slot)) is not None:
+            await asyncio.wait([earlier])
+        task = self._confirming.get(slot)
+        if task is None or task is earlier:
+            task = asyncio.create_task(self._confirm(definition))
+            self._confirming[slot] = task
+            task.add_done_callback(lambda done: self._forget_look(slot, done))
+        current = await asyncio.shield(task)
+        same = (current.object_id, current.version) == (definition.object_id, definition.version)
+        return definition if same else current
+
+    async def _confirm(self, definition: Definition) -> Definition:
+        account_id, key = definition.account_id, definition.key
+        async with self._lookups.connection() as connection:
+            row = await connection.fetchrow(*_SQL.current_version(account_id=account_id, key=key))
+        if row is not None and (row["object_id"], row["version"]) == (
+            definition.object_id,
+            definition.version,
+        ):
+            return definition
+        return await self.reloaded(account_id, key)
+
+    def _forget_look(self, slot: tuple[int, str], done: asyncio.Task[Definition]) -> None:
+        if self._confirming.get(slot) is done:
+            del self._confirming[slot]
+
+    def forget(self, account_id: int, key: str) -> None:
+        """Drops a definition that has changed."""
+        if (forgotten := self._cached.pop((account_id, key), None)) is not None:
+            self._cached_fields -= forgotten.field_count
+
+
+@lru_cache(maxsize=_SHAPES_LIMIT)
+def _validator(fields: tuple[FieldDefinition, ...]) -> FieldValidator:
+    """Compiling takes milliseconds; objects of the same fields share it."""
+    return FieldValidator(fields)
+
+
+def _compiled(account_id: int, key: str, row: Mapping[str, Any]) -> Definition:
+    fields = tuple(
+        FieldDefinition(**(loaded | {"options": tuple(loaded["options"])}))
+        for loaded in orjson.loads(row["fields"])
+    )
+    targets = {
+        field.key: field.relationship_target_type.removeprefix(CUSTOM_OBJECT_TARGET)
+        for field in fields
+        if field.relationship_target_type and field.relationship_target_type.startswith(CUSTOM_OBJECT_TARGET)
+    }
+    return Definition(
+        account_id=account_id,
+        object_id=row["object_id"],
+        key=key,
+        version=row["version"],
+        is_unique=row["is_unique"],
+        is_autonumbered=row["autoincrement_enabled"],
+        field_count=len(fields) + 1,  # with the name
+        validator=_validator(fields),
+        lookup_targets=targets,
+    )

@@ -1,0 +1,1 @@
+"""Bulk jobs: queued, shown, and carried out by a worker."""

@@ -1,0 +1,296 @@
+"""The items of a bulk job: judged one by one, written together, each with a result of its own.
+
+The same code judges and writes an item as a request of its own. Refuses nothing itself: a refusal is the
+item's result.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from upsert_svc import json_body
+from upsert_svc.accounts.tokens import Principal
+from upsert_svc.db.pools import Connection, Pinned, Row
+from upsert_svc.definitions.compiled import Definition
+from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound, ServiceError
+from upsert_svc.payloads import external_id_problem, name_problem, record_patch
+from upsert_svc.records import record_store, write_batching
+from upsert_svc.records.rules import record_or_raise, require_findable, validate
+from upsert_svc.records.values import NEW, By, Identifier, WriteRequest, WriteRow
+from upsert_svc.records.write_batching import BATCH_CHARACTERS
+
+Action = Literal[
+    "create",
+    "update",
+    "delete",
+    "delete_by_external_id",
+    "create_or_update_by_external_id",
+    "create_or_update_by_name",
+]
+Result = dict[str, Any]
+
+_BY: Mapping[str, By] = {
+    "create": "none",
+    "update": "record_id",
+    "delete": "record_id",
+    "delete_by_external_id": "external_id",
+    "create_or_update_by_external_id": "external_id",
+    "create_or_update_by_name": "name",
+}
+ACTIONS = tuple(_BY)
+_ATTRIBUTES: Mapping[By, str] = {"record_id": "id", "external_id": "external_id", "name": "name"}
+_STATUSES = {
+    "create": "Created",
+    "update": "Updated",
+    "delete": "Deleted",
+    "delete_by_external_id": "Deleted",
+    "create_or_update_by_external_id": "CreateOrUpdate",
+    "create_or_update_by_name": "CreateOrUpdate",
+}
+_TAKEN = frozenset({"name_taken", "external_id_taken"})
+
+
+class StaleDefinition(Exception):
+    """The object's definition changed while items were written by it; nothing of them is to be kept."""
+
+
+class _OrderMatters(Exception):
+    """Written together, an item met a name or an external_id of another; one after another it may not."""
+
+
+class Item(NamedTuple):
+    """An item of a job by its place, as it was sent."""
+
+    place: int
+    value: Any
+
+
+def read(texts: Iterable[str], first_place: int) -> list[Item]:
+    """The next items of a job, from their JSON: the first, and as many more as are not too large together."""
+    items: list[Item] = []
+    characters = 0
+    for place, text in enumerate(texts, first_place):
+        characters += len(text)
+        if items and characters > BATCH_CHARACTERS:
+            break
+        items.append(Item(place, json_body.parse(text.encode())))
+    return items
+
+
+def failed(principal: Principal, action: str, item: Item, error: ServiceError) -> Result:
+    """The result of an item that was refused, or could not be applied."""
+    return _result(principal, action, item, status="Failed", errors=_described(error))
+
+
+async def apply(
+    connection: Connection,
+    principal: Principal,
+    definition: Definition,
+    action: str,
+    items: Sequence[Item],
+) -> list[Result]:
+    """Applies the items in their order, in the connection's transaction; a result for each.
+
+    Raises StaleDefinition, and PostgreSQL's errors: then the transaction is to be rolled back.
+    """
+    run = _Run(connection, principal, definition, action)
+    for item in items:
+        await asyncio.sleep(0)  # judging may take long, and requests are answered in the same process
+        if action.startswith("delete"):
+            await run.delete(item)
+        else:
+            await run.write(item)
+    await run.flush()
+    return [run.results[item.place] for item in items]
+
+
+class _Run:
+    """The items of one transaction, and the writes that wait to be sent together."""
+
+    def __init__(
+        self, connection: Connection, principal: Principal, definition: Definition, action: str
+    ) -> None:
+        self._connection = connection
+        self._principal = principal
+        self._definition = definition
+        self._action = action
+        self._waiting: list[tuple[Item, WriteRow]] = []
+        # A lookup of the object's own records may name one that an item before it makes or re-keys.
+        self._own_lookups = [
+            key for key, target in definition.lookup_targets.items() if target == definition.key
+        ]
+        self.results: dict[int, Result] = {}
+
+    async def write(self, item: Item) -> None:
+        """Judges an item and has its write wait for others."""
+        try:
+            change = _change(self._action, item.value)
+            require_findable(change.identifier, change.patch)
+            validated = validate(self._definition, self._principal, change)
+            write = validated.write
+            if self._definition.lookup_targets:
+                if any(validated.values.get(key) is not None for key in self._own_lookups):
+                    await self.flush()
+                write = await record_store.with_targets(Pinned(self._connection), self._definition, validated)
+        except ServiceError as error:
+            self._fail(item, error)
+        else:
+            self._waiting.append((item, write))
+
+    async def delete(self, item: Item) -> None:
+        """Deletes what an item names."""
+        try:
+            identifier = _deletion(self._action, item.value)
+            record_id = await self._found(identifier)
+            await record_store.delete(self._connection, self._principal, self._definition, identifier)
+        except ServiceError as error:
+            self._fail(item, error)
+        else:
+            external_id = identifier.value if identifier.by == "external_id" else None
+            self._succeed(item, record_id, external_id)
+
+    async def _found(self, identifier: Identifier) -> str:
+        """The id of the record that is about to be deleted. Raises RecordNotFound."""
+        record_id: str | None = await self._connection.fetchval(
+            *record_store.find(self._definition, identifier)
+        )
+        if record_id is None:
+            raise RecordNotFound
+        return record_id
+
+    async def flush(self) -> None:
+        """Sends the writes that wait: in one statement, or one after another where their order matters."""
+        waiting, self._waiting = self._waiting, []
+        writes = self._with_rising_ids([write for _, write in waiting])
+        try:
+            rows = await self._sent_together(writes)
+        except _OrderMatters:
+            rows = [row for write in writes for row in await self._sent([write])]
+        for (item, _), row in zip(waiting, rows, strict=True):
+            self._settle(item, row)
+
+    def _with_rising_ids(self, writes: Sequence[WriteRow]) -> list[WriteRow]:
+        """So that what a list of items creates is listed in it: ids of one millisecond are in none."""
+        is_creation = self._action == "create"  # found by nothing, so identified by its own id
+        record_ids = sorted(write.record_id for write in writes)
+        return [
+            write._replace(record_id=record_id, identifier=record_id if is_creation else write.identifier)
+            for write, record_id in zip(writes, record_ids, strict=True)
+        ]
+
+    async def _sent_together(self, writes: Sequence[WriteRow]) -> list[Row]:
+        """Raises _OrderMatters, with nothing written, where one after another might end differently."""
+        if len(writes) < 2:
+            return await self._sent(writes)
+        if await self._connection.fetchval(
+            *record_store.is_another_in_the_way(self._definition, _BY[self._action], writes)
+        ):
+            raise _OrderMatters  # which may make room for it
+        async with self._connection.transaction():
+            rows = await self._sent(writes)
+            if any(row["outcome"] in _TAKEN for row in rows):
+                raise _OrderMatters  # two items ask for the same
+        return rows
+
+    async def _sent(self, writes: Sequence[WriteRow]) -> list[Row]:
+        if not writes:
+            return []
+        rows = await self._connection.fetch(
+            *write_batching.statement(self._principal.account_id, _BY[self._action], writes)
+        )
+        if any(row["outcome"] == "stale" for row in rows):
+            raise StaleDefinition
+        return sorted(rows, key=lambda row: row["position"])
+
+    def _settle(self, item: Item, row: Row) -> None:
+        try:
+            record = record_or_raise(row)
+        except ServiceError as error:
+            self._fail(item, error)
+        else:
+            self._succeed(item, record.record_id, record.external_id)
+
+    def _succeed(self, item: Item, record_id: str, external_id: str | None) -> None:
+        self.results[item.place] = _result(
+            self._principal,
+            self._action,
+            item,
+            status=_STATUSES[self._action],
+            record_id=record_id,
+            external_id=external_id,
+        )
+
+    def _fail(self, item: Item, error: ServiceError) -> None:
+        self.results[item.place] = failed(self._principal, self._action, item, error)
+
+
+def _change(action: str, value: Any) -> WriteRequest:
+    """What an item asks for. Raises RecordInvalid."""
+    if not isinstance(value, dict):
+        raise _invalid("base", "The item must be a JSON object")
+    patch = record_patch({"custom_object_record": value})
+    by = _BY[action]
+    return WriteRequest(NEW if by == "none" else _identifier(by, value.get(_ATTRIBUTES[by])), patch)
+
+
+def _deletion(action: str, value: Any) -> Identifier:
+    """What an item is to delete: the identifier itself, or an object that holds it. Raises RecordInvalid."""
+    by = _BY[action]
+    return _identifier(by, value.get(_ATTRIBUTES[by]) if isinstance(value, dict) else value)
+
+
+def _identifier(by: By, value: Any) -> Identifier:
+    attribute = _ATTRIBUTES[by]
+    if value is None or value == "":
+        raise _invalid(attribute, f"{attribute} is needed", "BlankValue")
+    checks: Mapping[str, Callable[[object], Problem | None]]
+    checks = {"external_id": external_id_problem, "name": name_problem}
+    if attribute in checks and (problem := checks[attribute](value)) is not None:
+        raise RecordInvalid({attribute: [problem]})
+    if not isinstance(value, str):
+        raise _invalid(attribute, f"{attribute} must be text")
+    return Identifier(by, value)
+
+
+def _invalid(attribute: str, description: str, error: str = "InvalidValue") -> RecordInvalid:
+    return RecordInvalid({attribute: [Problem(description, error)]})
+
+
+def _result(
+    principal: Principal,
+    action: str,
+    item: Item,
+    *,
+    status: str,
+    record_id: str | None = None,
+    external_id: str | None = None,
+    errors: Sequence[Mapping[str, str]] = (),
+) -> Result:
+    """One result (docs/api.md, "Bulk jobs"). Of a refused item the identifiers are those it was sent with."""
+    return {
+        "index": item.place,
+        "id": record_id or _sent_identifier(action, item.value, "id"),
+        "external_id": external_id or _sent_identifier(action, item.value, "external_id"),
+        "account_id": principal.account_id,
+        "success": status != "Failed",
+        "action": action,
+        "status": status,
+        "errors": list(errors),
+    }
+
+
+def _sent_identifier(action: str, value: Any, attribute: str) -> str | None:
+    """What a refused item calls its record, where it is of any use to who reads its result."""
+    is_sought = _ATTRIBUTES.get(_BY[action]) == attribute
+    if isinstance(value, dict) and (is_sought or attribute == "external_id"):
+        value = value.get(attribute)
+    elif not is_sought or not action.startswith("delete"):
+        return None
+    return value if isinstance(value, str) and value else None
+
+
+def _described(error: ServiceError) -> list[dict[str, str]]:
+    """An error as clients of jobs read it: a word, a sentence for all of its kind, one for each problem."""
+    title = error.description or error.error
+    details = [problem.description for problems in (error.details or {}).values() for problem in problems]
+    return [{"code": error.error, "title": title, "detail": detail} for detail in details or [title]]

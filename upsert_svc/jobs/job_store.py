@@ -1,0 +1,158 @@
+"""Bulk jobs: made, shown and listed.
+
+Refuses more unfinished jobs of an account than its limit, and requests of another shape.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import orjson
+from ulid_transform import ulid_now_bytes
+
+from upsert_svc.accounts.tokens import Principal
+from upsert_svc.db import statements
+from upsert_svc.db.pools import Connection, Database
+from upsert_svc.definitions.compiled import Definitions
+from upsert_svc.errors import BadRequest, RecordNotFound, TooManyJobs, TooManyValues
+from upsert_svc.jobs import job_queue
+from upsert_svc.jobs.job_items import ACTIONS
+from upsert_svc.jobs.job_queue import Entry
+from upsert_svc.paging import Cursors, Page, PageRequest
+from upsert_svc.payloads import unwrap
+
+ITEM_LIMIT = 100
+_SQL = statements.load("jobs")
+
+
+class JobRequest(NamedTuple):
+    """What a job is to do: an action, and the items to do it to, each any JSON value."""
+
+    action: str
+    items: Sequence[Any]
+
+
+class JobStatus(NamedTuple):
+    """A job as it is answered.
+
+    `results` is JSON text: a list with the result of each item that has been applied or refused.
+    """
+
+    job_id: str
+    object_key: str
+    action: str
+    total: int
+    progress: int
+    status: str
+    message: str | None
+    results: str
+
+
+def parse_job_request(body: Any) -> tuple[JobRequest, list[str]]:
+    """Reads `{"job": {"action", "items"}}`, and the names of what is ignored.
+
+    Raises BadRequest for another shape, TooManyValues. What is wrong with an item is found out by the job.
+    """
+    job, ignored = unwrap(body, "job")
+    action, items = job.get("action"), job.get("items")
+    if not isinstance(action, str) or action not in ACTIONS:
+        raise BadRequest(f"action must be one of {', '.join(ACTIONS)}")
+    if not isinstance(items, list) or not items:
+        raise BadRequest("items must be a list of at least one item")
+    if len(items) > ITEM_LIMIT:
+        raise TooManyValues("items", ITEM_LIMIT)
+    return JobRequest(action, items), [*ignored, *(name for name in job if name not in ("action", "items"))]
+
+
+class Jobs:
+    """The jobs of all accounts; each call speaks for one Principal and stays in its account."""
+
+    def __init__(
+        self, database: Database, definitions: Definitions, cursors: Cursors, *, job_limit: int
+    ) -> None:
+        self._database = database
+        self._definitions = definitions
+        self._cursors = cursors
+        self._job_limit = job_limit
+
+    async def create(self, principal: Principal, object_key: str, job_request: JobRequest) -> JobStatus:
+        """Queues a job. Raises RecordNotFound for an unknown object, TooManyJobs."""
+        definition = await self._definitions.current(principal.account_id, object_key)
+        texts = [_text(item) for item in job_request.items]
+        entry = Entry(principal.account_id, ulid_now_bytes().hex())
+
+        async def operation(connection: Connection) -> JobStatus:
+            async with connection.transaction():
+                await self._require_room(connection, principal.account_id)
+                row = await connection.fetchrow(
+                    *_SQL.add(
+                        account_id=entry.account_id,
+                        job_id=entry.job_id,
+                        object_id=definition.object_id,
+                        object_key=object_key,
+                        user_id=principal.user_id,
+                        action=job_request.action,
+                        items=texts,
+                    )
+                )
+                await job_queue.put(connection, [entry])
+                return JobStatus(**row)
+
+        return await self._database.main.retrying(operation)
+
+    async def _require_room(self, connection: Connection, account_id: int) -> None:
+        """Whoever comes at the same moment waits until this transaction has ended. Raises TooManyJobs."""
+        await connection.execute(*_SQL.lock_account(account_id=account_id))
+        if await connection.fetchval(*_SQL.count_unfinished(account_id=account_id)) >= self._job_limit:
+            raise TooManyJobs
+
+    async def show(self, principal: Principal, job_id: str, object_key: str | None = None) -> JobStatus:
+        """The job of that id, and of that object where one is named. Raises RecordNotFound."""
+        for job in await self.show_many(principal, [job_id]):
+            if object_key in (None, job.object_key):
+                return job
+        raise RecordNotFound
+
+    async def show_many(self, principal: Principal, job_ids: Sequence[str]) -> list[JobStatus]:
+        """The jobs of these ids that there are, the newest last."""
+        async with self._database.main.connection() as connection:
+            rows = await connection.fetch(*_SQL.show(account_id=principal.account_id, job_ids=list(job_ids)))
+        return [JobStatus(**row) for row in rows]
+
+    async def page(self, principal: Principal, request: PageRequest) -> Page[JobStatus]:
+        """One page of the account's jobs, the newest last. Raises BadRequest."""
+        scope = f"jobs {principal.account_id}"
+        window = self._cursors.window(scope, request)
+        part = {"account_id": principal.account_id, "limit": window.size + 1}
+        if window.is_backwards and window.position is not None:
+            statement = _SQL.list_backwards(before=window.position[0], **part)
+        else:
+            statement = _SQL.list(after=window.position[0] if window.position else "", **part)
+        async with self._database.main.connection() as connection:
+            rows = await connection.fetch(*statement)
+        jobs = [JobStatus(**row) for row in rows]
+        return self._cursors.page(scope, window, jobs, lambda job: (job.job_id,))
+
+
+def _text(item: Any) -> str:
+    """An item as JSON, its numbers as they were sent, however large."""
+    try:
+        return orjson.dumps(item, default=_digits).decode()
+    except TypeError:  # an integer of more than 64 bits
+        return orjson.dumps(_with_large_integers(item), default=_digits).decode()
+
+
+def _digits(value: object) -> orjson.Fragment:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value))
+    raise TypeError
+
+
+def _with_large_integers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_large_integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_large_integers(item) for item in value]
+    if type(value) is int and value.bit_length() > 63:
+        return orjson.Fragment(str(value))
+    return value

@@ -1,0 +1,198 @@
+"""What a body says of an object, a field or a record: the attributes it sets, and those it cannot.
+
+Refuses a body without its wrapper (400) and attributes of the wrong type (422); attributes that are unknown
+or read-only are collected, to be named in a warning.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
+
+from upsert_svc.errors import BadRequest, Problem, RecordInvalid
+
+Model = TypeVar("Model", bound=BaseModel)
+TEXT_LIMIT = 255
+
+
+def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """The object under the wrapper's key, and the keys beside it, which are ignored.
+
+    Raises BadRequest naming what is missing. `{}` alone may stand for a patch that changes nothing.
+    """
+    if not isinstance(body, dict):
+        raise BadRequest(f"The body must be a JSON object with the key {wrapper}")
+    if not body and empty_is_a_patch:
+        return {}, []
+    if wrapper not in body:
+        raise BadRequest(f"The body must have the key {wrapper}")
+    inner = body[wrapper]
+    if not isinstance(inner, dict):
+        raise BadRequest(f"{wrapper} must be a JSON object")
+    return inner, [key for key in body if key != wrapper]
+
+
+ShortText = Annotated[StrictStr, Field(max_length=TEXT_LIMIT)]
+
+
+class ObjectBody(BaseModel):
+    """The writable attributes of a custom object; None where not sent."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    key: StrictStr | None = None
+    title: ShortText | None = None
+    raw_title: ShortText | None = None
+    title_pluralized: ShortText | None = None
+    raw_title_pluralized: ShortText | None = None
+    description: StrictStr | None = None
+    raw_description: StrictStr | None = None
+    include_in_list_view: StrictBool | None = None
+    allows_photos: StrictBool | None = None
+    allows_attachments: StrictBool | None = None
+
+
+class OptionBody(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: StrictInt | None = None
+    name: ShortText | None = None
+    raw_name: ShortText | None = None
+    value: Annotated[StrictStr, Field(min_length=1, max_length=TEXT_LIMIT)]
+
+
+class NamingBody(BaseModel):
+    """The properties of standard::name."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    is_unique: StrictBool | None = None
+    autoincrement_enabled: StrictBool | None = None
+    autoincrement_prefix: Annotated[StrictStr, Field(max_length=30)] | None = None
+    autoincrement_padding: Annotated[StrictInt, Field(ge=0, le=9)] | None = None
+    autoincrement_next_sequence: Annotated[StrictInt, Field(ge=0, lt=10**15)] | None = None
+
+
+# One condition of a lookup's filter: field, operator, value. Kept and answered, for clients to act on.
+Condition = dict[
+    str,
+    StrictStr | StrictBool | Annotated[StrictInt, Field(gt=-(10**15), lt=10**15)] | list[StrictStr] | None,
+]
+Filter = Annotated[
+    dict[Literal["all", "any"], list[Condition]],
+    AfterValidator(lambda conditions: {"all": [], "any": []} | conditions),
+]
+
+
+class FieldBody(BaseModel):
+    """The writable attributes of a field; None where not sent."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    key: StrictStr | None = None
+    type: StrictStr | None = None
+    title: ShortText | None = None
+    raw_title: ShortText | None = None
+    description: StrictStr | None = None
+    raw_description: StrictStr | None = None
+    active: StrictBool | None = None
+    required: StrictBool | None = None
+    regexp_for_validation: Annotated[StrictStr, Field(max_length=TEXT_LIMIT)] | None = None
+    tag: ShortText | None = None
+    custom_field_options: Annotated[list[OptionBody], Field(max_length=2000)] | None = None
+    relationship_target_type: ShortText | None = None
+    relationship_filter: Filter | None = None
+    properties: NamingBody | None = None
+
+
+def read(model: type[Model], attributes: Mapping[str, Any]) -> tuple[Model, list[str]]:
+    """The attributes as their model, and the names it does not know.
+
+    Raises RecordInvalid naming each attribute of a wrong type or length.
+    """
+    try:
+        body = model.model_validate(attributes)
+    except ValidationError as error:
+        details: dict[str, list[Problem]] = {}
+        for item in error.errors(include_url=False):
+            name = ".".join(str(part) for part in item["loc"] if isinstance(part, str))
+            details.setdefault(str(item["loc"][0]), []).append(Problem(f"{name}: {item['msg']}"))
+        raise RecordInvalid(details) from None
+    return body, [name for name in attributes if name not in model.model_fields]
+
+
+def first_set(*values: Any) -> Any:
+    """The first value that is not None: what a body sends, else what is stored, else the default."""
+    return next((value for value in values if value is not None), None)
+
+
+class RecordPatch(NamedTuple):
+    """What a body says of a record. None: not sent, or null, which never clears a name.
+
+    Whether an external_id was sent as null counts where a record is replaced by its id.
+    """
+
+    name: str | None = None
+    external_id: str | None = None
+    fields: Mapping[str, Any] = MappingProxyType({})
+    ignored: tuple[str, ...] = ()
+    is_external_id_null: bool = False
+
+
+_RECORD_ATTRIBUTES = frozenset({"name", "external_id", "custom_object_fields"})
+
+
+def record_patch(body: Any, *, empty_is_a_patch: bool = True) -> RecordPatch:
+    """Reads `{"custom_object_record": {…}}`.
+
+    Raises BadRequest for another shape, RecordInvalid for a name, external_id or fields of a wrong form.
+    """
+    attributes, beside = unwrap(body, "custom_object_record", empty_is_a_patch=empty_is_a_patch)
+    problems: dict[str, list[Problem]] = {}
+    name, external_id = attributes.get("name"), attributes.get("external_id")
+    fields = attributes.get("custom_object_fields")
+    if name is not None and (problem := name_problem(name)):
+        problems["name"] = [problem]
+    if external_id is not None and (problem := external_id_problem(external_id)):
+        problems["external_id"] = [problem]
+    if fields is not None and not isinstance(fields, dict):
+        problems["custom_object_fields"] = [Problem("custom_object_fields must be a JSON object")]
+    if problems:
+        raise RecordInvalid(problems)
+    if not attributes.keys() <= _RECORD_ATTRIBUTES:
+        beside += [key for key in attributes if key not in _RECORD_ATTRIBUTES]
+    is_external_id_null = external_id is None and "external_id" in attributes
+    return RecordPatch(name, external_id or None, fields or {}, tuple(beside), is_external_id_null)
+
+
+def name_problem(name: object) -> Problem | None:
+    """What is wrong with a record's name, if anything."""
+    if not isinstance(name, str):
+        return Problem("name must be text")
+    if not name.strip():
+        return Problem("Name cannot be blank", "BlankValue")
+    return _length_problem("name", name)
+
+
+def external_id_problem(external_id: object) -> Problem | None:
+    """What is wrong with an external_id, if anything. An empty one counts as not sent."""
+    if not isinstance(external_id, str):
+        return Problem("external_id must be text")
+    return _length_problem("external_id", external_id)
+
+
+def _length_problem(name: str, value: str) -> Problem | None:
+    if len(value if value.isascii() else unicodedata.normalize("NFC", value)) <= TEXT_LIMIT:
+        return None
+    return Problem(f"{name} is longer than {TEXT_LIMIT} characters", "TooLong")

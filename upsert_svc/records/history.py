@@ -1,0 +1,168 @@
+"""What was written to records: the events of one record, and the incremental export of an object's.
+
+Both read the rows that the writing functions leave in `changes` (sql/schema.sql); nothing here writes.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from upsert_svc.accounts.tokens import Principal
+from upsert_svc.db import statements
+from upsert_svc.db.pools import Connections, Row
+from upsert_svc.definitions.compiled import Definitions
+from upsert_svc.errors import BadRequest
+from upsert_svc.paging import Cursors, Page, PageRequest
+from upsert_svc.records.record_store import Records
+from upsert_svc.records.values import Record, record_of
+
+EVENT_LIMIT = 10_000
+EXPORT_SIZE_LIMIT = 1000
+# A page looks at no more changes than this many times its size, so that a record written a million times
+# makes pages short and not slow.
+_SCANNED_PER_RECORD = 10
+_ORDERS = {"": False, "id": False, "created_at": False, "-id": True, "-created_at": True}
+_SQL = statements.load("history")
+
+
+class Event(NamedTuple):
+    """One write of a record.
+
+    `attributes` is JSON text: each changed attribute with its previous and its current value.
+    """
+
+    record_id: str
+    version: int
+    kind: Literal["created", "updated"]
+    user_id: int
+    changed_at: datetime
+    attributes: str
+
+
+class Exported(NamedTuple):
+    """A record as the export shows it; where `deleted_at` is set, what is left of it."""
+
+    record: Record
+    deleted_at: datetime | None
+
+
+class ExportPage(NamedTuple):
+    """Records in the order of their last changes, and the cursor for those that change after them."""
+
+    items: Sequence[Exported]
+    has_more: bool
+    after_cursor: str
+
+
+class _Position(NamedTuple):
+    """How far an export has come, and since when it asks for changes, in seconds of the epoch."""
+
+    transaction_id: str
+    record_id: str
+    version: int
+    since: int
+
+
+class ExportRequest(NamedTuple):
+    """Which changes are asked for: those behind a cursor, else since a time in seconds of the epoch."""
+
+    start_time: int
+    cursor: str
+    size: int
+    excludes_deleted: bool
+
+
+class History:
+    """The changes of all accounts' records; each call speaks for one Principal and stays in its account."""
+
+    def __init__(
+        self, pool: Connections, definitions: Definitions, records: Records, cursors: Cursors
+    ) -> None:
+        self._pool = pool
+        self._definitions = definitions
+        self._records = records
+        self._cursors = cursors
+
+    async def events(
+        self, principal: Principal, object_key: str, record_id: str, request: PageRequest, sort: str = ""
+    ) -> Page[Event]:
+        """One page of what was done to a record that stands, oldest first (docs/api.md, "Record events").
+
+        Raises RecordNotFound, BadRequest.
+        """
+        is_newest_first = _ORDERS.get(sort)
+        if is_newest_first is None:
+            raise BadRequest("sort must be created_at, -created_at, id or -id")
+        await self._records.show(principal, object_key, record_id)
+        scope = f"events {principal.account_id} {record_id} {is_newest_first}"
+        window = self._cursors.window(scope, request)
+        is_descending = is_newest_first != window.is_backwards
+        (position,) = window.position or (1 << 62 if is_descending else 0,)
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch(
+                *_SQL.events(
+                    account_id=principal.account_id,
+                    object_key=object_key,
+                    record_id=record_id,
+                    depth_limit=EVENT_LIMIT,
+                    is_descending=is_descending,
+                    position=position,
+                    limit=window.size + 1,
+                )
+            )
+        events = [Event(record_id=record_id, **row) for row in rows]
+        return self._cursors.page(scope, window, events, lambda event: (event.version,))
+
+    async def export(self, principal: Principal, object_key: str, request: ExportRequest) -> ExportPage:
+        """The records whose last change comes after a cursor or a time (docs/api.md, "Incremental export").
+
+        Whoever goes on with each page's cursor misses no change, whenever it was committed, and sees a record
+        again when it changed again. Raises BadRequest, RecordNotFound.
+        """
+        definition = await self._definitions.current(principal.account_id, object_key)
+        place = {"account_id": principal.account_id, "object_id": definition.object_id}
+        async with self._pool.connection() as connection:
+            timeline = await connection.fetchval(*_SQL.timeline())
+            scope = f"changes {principal.account_id} {definition.object_id} {timeline}"
+            if request.cursor:
+                position = _Position._make(self._cursors.position(scope, request.cursor, "cursor"))
+            else:
+                since = datetime.fromtimestamp(request.start_time, UTC)
+                first = await connection.fetchval(*_SQL.first_since(**place, since=since))
+                position = _Position(first, "", 0, request.start_time)
+            rows = await connection.fetch(
+                *_SQL.latest(
+                    **place,
+                    transaction_id=position.transaction_id,
+                    record_id=position.record_id,
+                    version=position.version,
+                    since=datetime.fromtimestamp(position.since, UTC),
+                    exclude_deleted=request.excludes_deleted,
+                    scan_limit=request.size * _SCANNED_PER_RECORD,
+                    limit=request.size + 1,
+                )
+            )
+        return _export_page(rows, request.size, position, lambda reached: self._cursors.sign(scope, reached))
+
+
+def _export_page(
+    rows: Sequence[Row], size: int, position: _Position, signed: Callable[[_Position], str]
+) -> ExportPage:
+    """The page of what was found after a position, at most one record more than its size."""
+    found = [row for row in rows if row["record_id"] is not None]
+    if len(found) > size:
+        last = found[size - 1]
+        reached = position._replace(
+            transaction_id=last["transaction_id"], record_id=last["record_id"], version=last["version"]
+        )
+    elif (scanned := rows[0])["scanned_count"] is not None:
+        reached = position._replace(
+            transaction_id=scanned["reached_transaction_id"],
+            record_id=scanned["reached_record_id"],
+            version=scanned["reached_version"],
+        )
+    else:
+        reached = position
+    has_more = len(found) > size or rows[0]["scanned_count"] == size * _SCANNED_PER_RECORD
+    items = [Exported(record_of(row), row["deleted_at"]) for row in found[:size]]
+    return ExportPage(items, has_more, signed(reached))

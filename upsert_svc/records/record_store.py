@@ -1,0 +1,213 @@
+"""Records: found by exactly one identifier, created, updated, replaced, read, counted, deleted.
+
+What is written is validated by `rules`, and by the statement that writes it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from upsert_svc.accounts.tokens import Principal
+from upsert_svc.db import statements
+from upsert_svc.db.pools import Connection, Connections, Database, Row
+from upsert_svc.definitions.compiled import DEFINITION_ATTEMPTS, Definition, Definitions, keeps_changing
+from upsert_svc.definitions.field_types import dumped, is_record_id, lookup_identifier
+from upsert_svc.errors import PreconditionFailed, Problem, RecordInvalid, RecordNotFound
+from upsert_svc.payloads import RecordPatch
+from upsert_svc.records import write_batching
+from upsert_svc.records.read_batching import ReadBatcher
+from upsert_svc.records.rules import record_or_raise, require_findable, require_unique_names, validate
+from upsert_svc.records.values import (
+    UNCONDITIONAL,
+    By,
+    Conditions,
+    Identifier,
+    Record,
+    ValidatedWrite,
+    WriteRequest,
+    WriteResult,
+    WriteRow,
+    entity_tag,
+    record_of,
+)
+from upsert_svc.records.write_batching import Writer
+
+_SQL = statements.load("records")
+
+
+class Shown(NamedTuple):
+    """A record that was read, and its entity tag."""
+
+    record: Record
+    entity_tag: str
+
+
+class Records:
+    """The records of all accounts; each call speaks for one Principal and stays in its account."""
+
+    def __init__(
+        self, database: Database, definitions: Definitions, writer: Writer, reader: ReadBatcher
+    ) -> None:
+        self._database = database
+        self._definitions = definitions
+        self._writer = writer
+        self._reader = reader
+
+    async def write(self, principal: Principal, object_key: str, change: WriteRequest) -> WriteResult:
+        """Writes the record that the change's identifier finds, or creates it; by its id it never does.
+
+        See docs/api.md, "Upsert" and "Replace". It is judged by the definition and written, and again under
+        the new definition when that changed meanwhile. Raises RecordInvalid, RecordNotFound,
+        PreconditionFailed.
+        """
+        require_findable(change.identifier, change.patch)
+        definition = await self._definitions.get(principal.account_id, object_key)
+        for _ in range(DEFINITION_ATTEMPTS):
+            try:
+                validated = validate(definition, principal, change)
+                write = validated.write
+                if definition.lookup_targets:
+                    write = await with_targets(self._database.main, definition, validated)
+            except RecordInvalid:
+                current = await self._definitions.confirmed(definition)
+                if current is definition:
+                    raise
+                definition = current
+                continue
+            row = await self._written(principal.account_id, change, write)
+            if row["outcome"] != "stale":
+                record = record_or_raise(row)
+                is_preview = change.is_dry_run and row["outcome"] != "unchanged"
+                tag = None if is_preview else entity_tag(record, definition.version)
+                return WriteResult(record, row["outcome"], validated.ignored, tag)
+            definition = await self._definitions.reloaded(principal.account_id, object_key)
+        raise keeps_changing()
+
+    async def _written(self, account_id: int, change: WriteRequest, write: WriteRow) -> Row:
+        by = change.identifier.by
+        if change.is_dry_run:
+            return await self._database.main.retrying(
+                lambda connection: _tried(connection, account_id, by, write)
+            )
+        return await self._writer.write(account_id, by, write)
+
+    async def delete(
+        self,
+        principal: Principal,
+        object_key: str,
+        identifier: Identifier,
+        conditions: Conditions = UNCONDITIONAL,
+    ) -> None:
+        """Deletes the record that the identifier finds. Raises RecordNotFound, PreconditionFailed."""
+        definition = await self._definitions.current(principal.account_id, object_key)
+        await self._database.main.retrying(
+            lambda connection: delete(connection, principal, definition, identifier, conditions)
+        )
+
+    async def show(self, principal: Principal, object_key: str, record_id: str) -> Shown:
+        """The record of that id. Raises RecordNotFound."""
+        if not is_record_id(record_id):
+            raise RecordNotFound
+        row = await self._reader.show(principal.account_id, object_key, record_id)
+        if row is None:
+            raise RecordNotFound
+        record = record_of(row)
+        return Shown(record, entity_tag(record, row["definition_version"]))
+
+    async def count(self, principal: Principal, object_key: str) -> int:
+        """How many records the object has. Raises RecordNotFound for an unknown object."""
+        definition = await self._definitions.current(principal.account_id, object_key)
+        async with self._database.main.connection() as connection:
+            count: int = await connection.fetchval(
+                *_SQL.count(account_id=principal.account_id, object_id=definition.object_id)
+            )
+        return count
+
+
+async def with_targets(
+    connections: Connections, definition: Definition, validated: ValidatedWrite
+) -> WriteRow:
+    """The write with the ids of what its lookups name. Raises RecordInvalid for what does not exist."""
+    lookups = {
+        key: lookup_identifier(validated.values[key])
+        for key in definition.lookup_targets
+        if validated.values.get(key) is not None
+    }
+    if not lookups:
+        return validated.write
+    async with connections.connection() as connection:
+        rows = await connection.fetch(
+            *_SQL.find_targets(
+                account_id=definition.account_id,
+                field_keys=list(lookups),
+                object_keys=[definition.lookup_targets[key] for key in lookups],
+                bys=[by for by, _ in lookups.values()],
+                identifiers=[identifier for _, identifier in lookups.values()],
+            )
+        )
+    found = {row["field_key"]: row["record_id"] for row in rows}
+    if missing := [key for key, record_id in found.items() if record_id is None]:
+        raise RecordInvalid(
+            {key: [Problem(f"{key} names a record that does not exist", "RecordNotFound")] for key in missing}
+        )
+    return validated.write._replace(patch=dumped(validated.values | found))
+
+
+def find(definition: Definition, identifier: Identifier) -> tuple[object, ...]:
+    """The statement that answers the id of the record that an identifier finds, null where there is none."""
+    return _SQL.find(
+        account_id=definition.account_id,
+        object_id=definition.object_id,
+        by=identifier.by,
+        identifier=identifier.value,
+    )
+
+
+def is_another_in_the_way(definition: Definition, by: By, writes: Sequence[WriteRow]) -> tuple[object, ...]:
+    """The statement that answers whether a write asks for what another record than its own has now."""
+    return _SQL.is_another_in_the_way(
+        account_id=definition.account_id,
+        object_id=definition.object_id,
+        by=by,
+        identifiers=[write.identifier for write in writes],
+        names=[write.name for write in writes],
+        external_ids=[write.external_id for write in writes],
+    )
+
+
+async def delete(
+    connection: Connection,
+    principal: Principal,
+    definition: Definition,
+    identifier: Identifier,
+    conditions: Conditions = UNCONDITIONAL,
+) -> None:
+    """Deletes what the identifier finds. Raises RecordNotFound, PreconditionFailed, RecordInvalid."""
+    require_unique_names(definition, identifier)
+    require_findable(identifier, RecordPatch())
+    outcome = await connection.fetchval(
+        *_SQL.delete(
+            account_id=principal.account_id,
+            object_id=definition.object_id,
+            by=identifier.by,
+            identifier=identifier.value,
+            user_id=principal.user_id,
+            if_match=conditions.if_match,
+            if_none_match=conditions.if_none_match,
+        )
+    )
+    match outcome:
+        case "missing":
+            raise RecordNotFound
+        case "precondition_failed":
+            raise PreconditionFailed
+
+
+async def _tried(connection: Connection, account_id: int, by: By, write: WriteRow) -> Row:
+    """What the write would answer; rolled back."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        row: Row = await connection.fetchrow(*write_batching.statement(account_id, by, [write]))
+    finally:
+        await transaction.rollback()
+    return row

@@ -1,0 +1,273 @@
+"""Concurrent writes batched into few statements: what arrives while one is under way goes in the next.
+
+There is no timer: a lone write goes at once. Every caller has its own answer, after the commit. Refuses with
+503 when too many wait, when the connection is lost while a write is under way (which may then have happened:
+an upsert is safe to send again), and while the service stops.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Protocol
+
+from upsert_svc.db import statements
+from upsert_svc.db.pools import Connection, Connections, Pool, Row, is_open
+from upsert_svc.errors import ServiceError, ServiceUnavailable, is_definite, translated
+from upsert_svc.records.values import By, WriteRow
+
+BATCH_LIMIT = 64
+BATCH_CHARACTERS = 128 * 1024  # of the fields sent; merging large documents takes time that others would wait
+_SQL = statements.load("records")
+_POSITION = itemgetter("position")
+_log = logging.getLogger(__name__)
+
+
+def statement(account_id: int, by: By, writes: Iterable[WriteRow]) -> tuple[object, ...]:
+    """The call of write_records for writes of one account that are found by one kind of identifier.
+
+    It answers a row for each write, in any order; its `position` counts from 0.
+    """
+    return _SQL.write(
+        account_id=account_id,
+        by=by,
+        writes=[(position, *write) for position, write in enumerate(writes)],
+    )
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A caller's write and the future of its row."""
+
+    write: WriteRow
+    row: asyncio.Future[Row]
+
+    def fail(self, error: Exception) -> None:
+        if not self.row.done():
+            self.row.set_exception(error)
+
+    def settle(self, row: Row) -> None:
+        if not self.row.done():
+            self.row.set_result(row)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Writes of one account, found by one kind of identifier, that go in one statement."""
+
+    account_id: int
+    by: By
+    items: Sequence[_Waiting]
+
+    def statement(self) -> tuple[object, ...]:
+        return statement(self.account_id, self.by, (item.write for item in self.items))
+
+    def by_identifier(self) -> Iterable[Sequence[_Waiting]]:
+        """The writes of each identifier, in their order of arrival."""
+        groups: dict[tuple[int, str], list[_Waiting]] = defaultdict(list)
+        for item in self.items:
+            groups[item.write.object_id, item.write.identifier].append(item)
+        return groups.values()
+
+    def fail(self, error: Exception) -> None:
+        for item in self.items:
+            item.fail(error)
+
+
+class _Queue:
+    """What waits, by account and kind of identifier, and within these by object: each takes its turn.
+
+    An account may fill half of the queue, so that there is always room for others.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._turns: OrderedDict[tuple[int, By], OrderedDict[int, deque[_Waiting]]] = OrderedDict()
+        self._counts: defaultdict[int, int] = defaultdict(int)
+        self._length = 0
+        self._arrival = asyncio.Event()
+
+    def put(self, account_id: int, by: By, item: _Waiting) -> None:
+        """Raises ServiceUnavailable when there is no room."""
+        if self._counts[account_id] >= self._limit // 2 or self._length >= self._limit:
+            raise ServiceUnavailable("Too many writes are waiting")
+        self._length += 1
+        self._counts[account_id] += 1
+        if (objects := self._turns.get((account_id, by))) is None:
+            objects = self._turns[account_id, by] = OrderedDict()
+        if (queue := objects.get(item.write.object_id)) is None:
+            queue = objects[item.write.object_id] = deque()
+        queue.append(item)
+        self._arrival.set()
+
+    async def next(self) -> _Batch:
+        """The next batch, as soon as there is one; without the writes whose callers have gone."""
+        while True:
+            while not self._turns:
+                self._arrival.clear()
+                await self._arrival.wait()
+            batch = self._take()
+            if batch.items:
+                return batch
+
+    def _take(self) -> _Batch:
+        (account_id, by), objects = self._turns.popitem(last=False)
+        taken = list(_in_turn(objects))
+        if objects:
+            self._turns[account_id, by] = objects
+        self._length -= len(taken)
+        self._counts[account_id] -= len(taken)
+        if not self._counts[account_id]:
+            del self._counts[account_id]
+        return _Batch(account_id, by, [item for item in taken if not item.row.done()])
+
+    def drain(self) -> Iterator[_Batch]:
+        """Everything that waits, batch by batch."""
+        while self._turns:
+            yield self._take()
+
+
+def _in_turn(objects: OrderedDict[int, deque[_Waiting]]) -> Iterator[_Waiting]:
+    """At most a batch of writes, one of each object in turn; takes them out."""
+    characters = 0
+    for _ in range(BATCH_LIMIT):
+        if not objects or characters > BATCH_CHARACTERS:
+            return
+        object_id, queue = objects.popitem(last=False)
+        item = queue.popleft()
+        characters += len(item.write.patch)
+        yield item
+        if queue:
+            objects[object_id] = queue
+
+
+class Writer(Protocol):
+    """Whoever takes a write to write_records."""
+
+    async def write(self, account_id: int, by: By, write: WriteRow) -> Row:
+        """The row that write_records answers for the write."""
+
+
+class Direct:
+    """Takes each write over one connection at once: it is part of whatever transaction is open there."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def write(self, account_id: int, by: By, write: WriteRow) -> Row:
+        return await self._connection.fetchrow(*statement(account_id, by, [write]))
+
+
+class WriteBatcher:
+    """Sends what waits over a few batch connections of its own, a statement at a time on each.
+
+    A statement that fails as a whole, or that waits for a lock longer than it may here, wrote nothing; its
+    writes are then retried individually over the ordinary pool: only the culprit fails, and nothing waits
+    behind it.
+    """
+
+    def __init__(self, batches: Pool, pool: Connections, *, connection_count: int, queue_limit: int) -> None:
+        self._batches = batches
+        self._pool = pool
+        self._lane_count = connection_count
+        self._queue = _Queue(queue_limit)
+        self._running: list[asyncio.Task[None]] = []
+        self._retries: dict[asyncio.Task[None], Sequence[_Waiting]] = {}
+        self._is_stopping = False
+
+    def start(self) -> None:
+        """Begins to send."""
+        self._running = [asyncio.create_task(self._run()) for _ in range(self._lane_count)]
+
+    async def stop(self) -> None:
+        """Sends no more; who still waits is told to come back."""
+        self._is_stopping = True
+        retried = [item for items in self._retries.values() for item in items]
+        for task in (*self._running, *self._retries):
+            task.cancel()
+        await asyncio.gather(*self._running, *self._retries, return_exceptions=True)
+        for item in (*retried, *(item for batch in self._queue.drain() for item in batch.items)):
+            item.fail(_stopping())
+
+    async def write(self, account_id: int, by: By, write: WriteRow) -> Row:
+        """The row that write_records answers for the write, after its commit.
+
+        Raises ServiceUnavailable when the queue is full, the connection was lost, or the service stops.
+        """
+        if self._is_stopping:
+            raise _stopping()
+        item = _Waiting(write, asyncio.get_running_loop().create_future())
+        self._queue.put(account_id, by, item)
+        return await item.row
+
+    async def _run(self) -> None:
+        """Holds one batch connection for as long as that lives, then takes another."""
+        while True:
+            try:
+                async with self._batches.acquired() as connection:
+                    while is_open(connection):
+                        batch = await self._queue.next()
+                        if is_open(connection):
+                            await self._send(connection, batch)
+                        else:
+                            self._retry_individually(batch)
+            except ServiceError:  # there is no connection; the ordinary pool will say so, or have one again
+                self._retry_individually(await self._queue.next())
+            except Exception:
+                _log.exception("a batch connection was lost and is opened again")
+                await asyncio.sleep(0.1)
+
+    async def _send(self, connection: Connection, batch: _Batch) -> None:
+        """Settles every write of the batch, whatever happens; raises nothing but a cancellation."""
+        try:
+            rows = await connection.fetch(*batch.statement())
+            for item, row in zip(batch.items, sorted(rows, key=_POSITION), strict=True):
+                item.settle(row)
+        except asyncio.CancelledError:
+            batch.fail(_stopping())
+            raise
+        except Exception as error:
+            if is_definite(error):
+                self._retry_individually(batch)
+            else:
+                batch.fail(translated(error) or error)
+
+    def _retry_individually(self, batch: _Batch) -> None:
+        """Has the writes of a batch sent one by one, beside the batch connection."""
+        for items in batch.by_identifier():
+            task = asyncio.create_task(self._retry_in_order(batch.account_id, batch.by, items))
+            self._retries[task] = items
+            task.add_done_callback(self._retries.pop)
+
+    async def _retry_in_order(self, account_id: int, by: By, items: Sequence[_Waiting]) -> None:
+        unavailable: ServiceUnavailable | None = None
+        for item in items:
+            if unavailable is not None:  # what kept the first from its record keeps the others too
+                item.fail(unavailable)
+            elif not item.row.done():
+                unavailable = await self._retry(account_id, by, item)
+
+    async def _retry(self, account_id: int, by: By, item: _Waiting) -> ServiceUnavailable | None:
+        """Settles one write; answers what stood in its way where that is likely to last."""
+        try:
+            item.settle(await self._pool.retrying(_operation(account_id, by, item.write)))
+        except Exception as error:
+            item.fail(error)
+            return error if isinstance(error, ServiceUnavailable) else None
+        return None
+
+
+def _operation(account_id: int, by: By, write: WriteRow) -> Callable[[Connection], Awaitable[Row]]:
+    call = statement(account_id, by, [write])
+
+    async def operation(connection: Connection) -> Row:
+        row: Row = await connection.fetchrow(*call)
+        return row
+
+    return operation
+
+
+def _stopping() -> ServiceUnavailable:
+    return ServiceUnavailable("The service is stopping")

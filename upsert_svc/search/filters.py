@@ -1,0 +1,250 @@
+"""The filters of a search, compiled from JSON to SQL conditions of a closed set of fragments.
+
+A filter is an object of comparisons, all of which must hold: `{"field": {"$operator": value}}`, and of lists
+of filters under `$and` and `$or` (docs/api.md, "Search"). Refuses what is none with BadRequest: says where.
+
+Every value and every field's key is a parameter. A missing value is equal to nothing and contains nothing, so
+that `$noteq`, `$notin` and `$notcontains` are the exact opposites of `$eq`, `$in` and `$contains`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from upsert_svc.definitions.field_types import FieldDefinition, is_record_id
+from upsert_svc.errors import BadRequest, TooManyValues
+
+COMPARISON_LIMIT = 100
+VALUE_LIMIT = 100
+CUSTOM_FIELDS = "custom_object_fields."
+
+# what stands in a record's fields, without what its object's definition has removed since
+_LIVE = (
+    "(case when o.removals is null then r.fields"
+    " else live_fields(r.fields, r.definition_version, o.removals) end)"
+)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
+_ORDERING = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_OPPOSITES = {"$noteq": "$eq", "$notin": "$in", "$notcontains": "$contains"}
+_EQUALITY = ("$eq", "$noteq", "$in", "$notin", "$exists")
+
+
+class Arguments:
+    """The arguments of a statement, each with its place in the text."""
+
+    def __init__(self, *first: object) -> None:
+        self.values: list[object] = [*first]
+
+    def add(self, value: object, cast: str) -> str:
+        """The text that stands for a value of a type."""
+        self.values.append(value)
+        return f"${len(self.values)}::{cast}"
+
+
+Condition = Callable[[Arguments], str]  # the SQL of a condition, whose values it adds to the arguments
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Values of one type of SQL: what an operand must be (`read` judges it), and the operators they take."""
+
+    sql_type: str
+    read: Callable[[Any], Any]
+    operators: Sequence[str]
+    expected: str
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _number(value: Any) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal) or not -(10**30) < value < 10**30:
+        raise ValueError
+    number = Decimal(value)
+    if number and number.adjusted() < -30:
+        raise ValueError
+    return number
+
+
+def _day(value: Any) -> date:
+    return date.fromisoformat(_text(value))
+
+
+def _moment(value: Any) -> datetime:
+    text = _text(value)
+    if not _TIME.fullmatch(text):
+        raise ValueError
+    moment = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError from None
+
+
+def _user(value: Any) -> int:
+    digits = str(value) if not isinstance(value, bool) and isinstance(value, int | str) else ""
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
+        raise ValueError
+    return int(digits)
+
+
+def _id(value: Any) -> str:
+    return _text(value) if is_record_id(_text(value)) else ""  # which no record has
+
+
+_TEXT = _Kind("text", _text, (*_EQUALITY, "$contains", "$notcontains"), "text")
+_WORD = _Kind("text", _text, _EQUALITY, "text")
+_NUMBER = _Kind("numeric", _number, (*_EQUALITY, *_ORDERING), "a number")
+_DATE = _Kind("date", _day, (*_EQUALITY, *_ORDERING), "a date, YYYY-MM-DD")
+_MOMENT = _Kind("timestamptz", _moment, (*_EQUALITY, *_ORDERING), "a time, YYYY-MM-DDTHH:MM:SSZ")
+_FLAG = _Kind("boolean", _flag, _EQUALITY, "true or false")
+_OPTIONS = _Kind("text", _text, ("$contains", "$notcontains", "$exists"), "an option's value")
+_ANYTHING = _Kind("jsonb", _text, ("$exists",), "")
+_USER = _Kind("integer", _user, _EQUALITY, "the id of a user")
+_ID = _Kind("text", _id, _EQUALITY, "the id of a record")
+
+_STANDARD: Mapping[str, tuple[str, _Kind]] = {
+    "id": ("r.record_id", _ID),
+    "name": ("r.name", _TEXT),
+    "external_id": ("r.external_id", _TEXT),
+    "created_at": ("date_trunc('second', r.created_at)", _MOMENT),  # as they are answered
+    "updated_at": ("date_trunc('second', r.updated_at)", _MOMENT),
+    "created_by_user_id": ("r.created_by_user_id", _USER),
+    "updated_by_user_id": ("r.updated_by_user_id", _USER),
+}
+_BY_TYPE: Mapping[str, _Kind] = {
+    "text": _TEXT,
+    "textarea": _TEXT,
+    "regexp": _TEXT,
+    "checkbox": _FLAG,
+    "date": _DATE,
+    "integer": _NUMBER,
+    "decimal": _NUMBER,
+    "dropdown": _WORD,
+    "multiselect": _OPTIONS,
+    "lookup": _WORD,
+    "json": _ANYTHING,
+}
+
+
+class FilterCompiler:
+    """Compiles a filter over the records of one object, as `r`, whose definition's row is `o`."""
+
+    def __init__(self, fields: Mapping[str, FieldDefinition], arguments: Arguments) -> None:
+        self._fields = fields
+        self._arguments = arguments
+        self._comparisons = 0
+
+    def condition(self, filter_: Any, place: str = "filter") -> str:
+        """The SQL condition of a filter; its values are added to the arguments. Raises BadRequest."""
+        if not isinstance(filter_, dict) or not filter_:
+            raise BadRequest(f"{place} must be a JSON object with a comparison, $and or $or")
+        entries = (self._entry(name, value, f"{place}.{name}") for name, value in filter_.items())
+        return _joined("and", entries)
+
+    def _entry(self, name: str, value: Any, place: str) -> str:
+        if name in ("$and", "$or"):
+            if not isinstance(value, list) or not value:
+                raise BadRequest(f"{place} must be a list of filters")
+            parts = (self.condition(part, f"{place}[{number}]") for number, part in enumerate(value))
+            return _joined(name.removeprefix("$"), parts)
+        expression, kind = self._compared(name, place)
+        if not isinstance(value, dict) or not value:
+            raise BadRequest(f'{place} must be a comparison, like {{"$eq": …}}')
+        return _joined(
+            "and",
+            (
+                self._comparison(expression, kind, operator, operand, f"{place}.{operator}")
+                for operator, operand in value.items()
+            ),
+        )
+
+    def _compared(self, name: str, place: str) -> tuple[str, _Kind]:
+        """The SQL of what a name stands for, and its kind."""
+        if name in _STANDARD:
+            return _STANDARD[name]
+        field = self._fields.get(name.removeprefix(CUSTOM_FIELDS)) if name.startswith(CUSTOM_FIELDS) else None
+        if field is None or not field.active:
+            raise BadRequest(f"{place}: there is no such field; fields are written as {CUSTOM_FIELDS}KEY")
+        kind = _BY_TYPE[field.type]
+        key = self._arguments.add(field.key, "text")
+        if kind in (_OPTIONS, _ANYTHING):
+            return f"({_LIVE} -> {key})", kind
+        text = f"({_LIVE} ->> {key})"
+        return (text if kind.sql_type == "text" else f"{text}::{kind.sql_type}"), kind
+
+    def _comparison(self, expression: str, kind: _Kind, operator: str, operand: Any, place: str) -> str:
+        if operator not in kind.operators:
+            raise BadRequest(f"{place}: the operators here are {', '.join(kind.operators)}")
+        self._comparisons += 1
+        if self._comparisons > COMPARISON_LIMIT:
+            raise BadRequest(f"A filter has at most {COMPARISON_LIMIT} comparisons")
+        if operator == "$exists":
+            if not isinstance(operand, bool):
+                raise BadRequest(f"{place} must be true or false")
+            return f"{expression} is {'not ' if operand else ''}null"
+        if operator in _OPPOSITES:
+            return f"({self._positive(expression, kind, _OPPOSITES[operator], operand, place)}) is not true"
+        return f"({self._positive(expression, kind, operator, operand, place)}) is true"
+
+    def _positive(self, expression: str, kind: _Kind, operator: str, operand: Any, place: str) -> str:
+        if operator == "$in":
+            if not isinstance(operand, list):
+                raise BadRequest(f"{place} must be a list")
+            if len(operand) > VALUE_LIMIT:
+                raise TooManyValues(place, VALUE_LIMIT)
+            values = [_read(kind, value, place) for value in operand]
+            return f"{expression} = any ({self._arguments.add(values, f'{kind.sql_type}[]')})"
+        if operator == "$eq" and operand is None:
+            return f"{expression} is null"
+        value = self._arguments.add(_read(kind, operand, place), kind.sql_type)
+        if operator == "$eq":
+            return f"{expression} = {value}"
+        if operator in _ORDERING:
+            return f"{expression} {_ORDERING[operator]} {value}"
+        if kind is _OPTIONS:
+            return f"{expression} ? {value}"
+        once = f"(select name_key({value}))"  # not for each record
+        return f"strpos(name_key({expression}), {once}) > 0"
+
+
+def compiled(filter_: Any, fields: Mapping[str, FieldDefinition]) -> Condition:
+    """The condition that a filter stands for; it raises BadRequest when it is asked for."""
+    return lambda arguments: FilterCompiler(fields, arguments).condition(filter_)
+
+
+def contained_in_name(filter_: Any) -> str | None:
+    """A text that the names of all records have in them for which the filter holds; the longest there is."""
+    if not isinstance(filter_, dict):
+        return None
+    parts: list[str | None] = []
+    for name, value in filter_.items():
+        if name == "name" and isinstance(value, dict):
+            contained = value.get("$contains")
+            parts.append(contained if isinstance(contained, str) else None)
+        elif name == "$and" and isinstance(value, list):
+            parts += [contained_in_name(part) for part in value]
+    return max((part for part in parts if part), key=len, default=None)
+
+
+def _joined(word: str, parts: Iterable[str]) -> str:
+    return f"({f' {word} '.join(parts)})"
+
+
+def _read(kind: _Kind, value: Any, place: str) -> Any:
+    try:
+        return kind.read(value)
+    except ValueError:
+        raise BadRequest(f"{place} must be {kind.expected}") from None

@@ -1,0 +1,205 @@
+"""`upsert-svc import`: sends the rows of a file to a running service over HTTP, each as an upsert.
+
+Rows of one key are sent one after the other, in the file's order. What is settled is noted beside the file,
+so that an import that was interrupted goes on there. Raises TransferFailed for what it cannot work with.
+"""
+
+import asyncio
+import os
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+import uvloop
+
+from upsert_svc.transfer.client import (
+    Answer,
+    Request,
+    ServiceClient,
+    Target,
+    TransferFailed,
+    connected,
+    naming_of,
+)
+from upsert_svc.transfer.files import lock
+from upsert_svc.transfer.import_ledger import OUTCOMES, Files, Ledger, kept_state
+from upsert_svc.transfer.import_rows import RowRefused, SourceRow, TargetDefinition, Upsert, rows
+
+_ROW_REFUSALS = frozenset({400, 413, 414, 422, 431})
+_ROWS_AHEAD = 16  # for each request at a time, the rows read ahead of the first unsettled one
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. `key` names the column that identifies a record.
+
+    A row is the whole record where `is_replacing`, else what of it is to change.
+    """
+
+    target: Target
+    path: Path
+    key: str
+    concurrency: int = 32
+    refused_path: Path | None = None
+    is_replacing: bool = False
+
+    @property
+    def files(self) -> Files:
+        return Files(self.path, self.refused_path or self.path.with_name(f"{self.path.name}.refused.ndjson"))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the rows of the file; how many of them this run sent, in how many seconds."""
+
+    counts: Mapping[str, int]
+    sent: int
+    seconds: float
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items())
+        rate = self.sent / max(self.seconds, 0.001)
+        return f"{sum(self.counts.values())} rows: {counts} in {self.seconds:.1f} s ({rate:.0f} rows/s)"
+
+
+# The service
+
+
+class ImportTarget:
+    """The service as the import needs it: one object's definition, and upserts of its records."""
+
+    def __init__(self, client: ServiceClient, options: Options) -> None:
+        self._client = client
+        self._object_key = options.target.object_key
+        self._key = options.key
+        self._method = "PUT" if options.is_replacing else "PATCH"
+        parameter = "name" if options.key == "name" else "external_id"
+        self._upsert_url = f"{client.object_url}/records?{parameter}="
+
+    async def definition(self) -> TargetDefinition:
+        """What the object's rows are judged by. Raises TransferFailed, soon if no service answers."""
+        fields = await self._client.fields()
+        naming = naming_of(fields)
+        if self._key == "name" and not naming.get("is_unique"):
+            raise TransferFailed(f"--key name needs unique names, and those of {self._object_key} are not")
+        types = {field["key"]: field["type"] for field in fields if field["active"] and not field["system"]}
+        return TargetDefinition(self._object_key, self._key, types, bool(naming.get("autoincrement_enabled")))
+
+    async def upsert(self, line: int, upsert: Upsert) -> str | RowRefused:
+        """What became of a row: created, updated, unchanged, or why it was refused. Raises TransferFailed."""
+        url = self._upsert_url + quote(upsert.identifier, safe="")
+        request = Request(self._method, url, upsert.body, f"line {line}")
+        answer = await self._client.answer(request, also_taken=_ROW_REFUSALS)
+        if answer.status in _ROW_REFUSALS:
+            return RowRefused(_reasons(answer), answer.status)
+        outcome = answer.headers.get("Upsert-Result", "")
+        if outcome not in OUTCOMES:
+            raise TransferFailed(f"The service took line {line} but did not say Upsert-Result")
+        return outcome
+
+
+def _reasons(answer: Answer) -> Mapping[str, list[str]]:
+    """The sentences of an error's details, else its description."""
+    try:
+        details = {
+            key: [problem["description"] for problem in problems]
+            for key, problems in answer.error["details"].items()
+        }
+    except (KeyError, TypeError, AttributeError):
+        details = {}
+    return details or {"base": [str(answer)]}
+
+
+# The import
+
+_Queue = asyncio.Queue[tuple[int, SourceRow, Upsert] | None]
+
+
+def run(options: Options) -> Summary:
+    """Imports the file; answers what became of its rows. Raises TransferFailed."""
+    try:
+        with options.path.open("rb") as file:
+            lock(file, f"{options.path} is being imported already")
+            return uvloop.run(_imported(file, options))
+    except OSError as error:
+        raise TransferFailed(f"{error.filename or options.path}: {error.strerror or error}") from None
+
+
+def _source(file: BinaryIO, options: Options) -> dict[str, Any]:
+    """What a state holds for; when any of it differs, the import begins anew."""
+    status = os.fstat(file.fileno())
+    return {
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "object": options.target.object_key,
+        "key": options.key,
+        "replace": options.is_replacing,
+        "url": options.target.url,
+        "refused": str(options.files.refused.absolute()),
+    }
+
+
+async def _imported(file: BinaryIO, options: Options) -> Summary:
+    started = time.monotonic()
+    async with connected(options.target, connections=options.concurrency) as client:
+        service = ImportTarget(client, options)
+        definition = await service.definition()
+        state = kept_state(_source(file, options), options.files)
+        source = rows(file, options.path, definition, state.position)
+        with Ledger(options.files, state, rows_ahead=options.concurrency * _ROWS_AHEAD) as ledger:
+            await _send_all(source, service, options.concurrency, ledger)
+            ledger.publish()
+    sent = sum(ledger.counts.values()) - sum(state.counts.values())
+    return Summary(ledger.counts, sent, time.monotonic() - started)
+
+
+async def _send_all(
+    source: Iterator[SourceRow], service: ImportTarget, concurrency: int, ledger: Ledger
+) -> None:
+    """Each key has one sender, which takes its rows one by one: so the later row of a key wins."""
+    queues: list[_Queue] = [asyncio.Queue() for _ in range(concurrency)]
+    try:
+        async with asyncio.TaskGroup() as senders:
+            for queue in queues:
+                senders.create_task(_send(queue, service, ledger))
+            failure = await _hand_out(source, queues, ledger)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+    if failure is not None:
+        raise failure
+
+
+async def _hand_out(
+    source: Iterator[SourceRow], queues: list[_Queue], ledger: Ledger
+) -> TransferFailed | None:
+    """Gives each row to the sender of its key; answers why the file could not be read to its end, if so."""
+    failure = None
+    try:
+        for row in source:
+            number = await ledger.admit()
+            if isinstance(row.upsert, RowRefused):
+                ledger.settle(number, row, row.upsert)
+                await asyncio.sleep(0)  # a file of refused rows alone must not shut out Ctrl-C
+            else:
+                queue = queues[hash(_folded(row.upsert.identifier)) % len(queues)]
+                queue.put_nowait((number, row, row.upsert))
+    except TransferFailed as error:
+        failure = error
+    for queue in queues:
+        queue.put_nowait(None)
+    return failure
+
+
+def _folded(identifier: str) -> str:
+    """Alike for all that a service may take for one name: its rule is NFC and casefold."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", identifier).casefold())
+
+
+async def _send(queue: _Queue, service: ImportTarget, ledger: Ledger) -> None:
+    while (item := await queue.get()) is not None:
+        number, row, upsert = item
+        ledger.settle(number, row, await service.upsert(row.line, upsert))
