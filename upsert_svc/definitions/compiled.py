@@ -1,4 +1,4 @@
-"""Object definitions compiled for judging writes, cached by their version.
+"""Object definitions compiled for validating writes, cached by their version.
 
 A cached definition may be out of date. That never lets a wrong write through, because the writing statement
 checks the version, and never refuses a right one, because a refusal asks `confirmed` first.
@@ -15,7 +15,8 @@ import orjson
 
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Pool
-from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FieldDefinition, FieldValidator
+from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES, FieldDefinition
+from upsert_svc.definitions.validator import FieldValidator
 from upsert_svc.errors import RecordNotFound, ServiceUnavailable
 
 _SQL = statements.load("objects")
@@ -26,7 +27,7 @@ DEFINITION_ATTEMPTS = 5  # of what is done by a definition that may have changed
 
 @dataclass(frozen=True)
 class Definition:
-    """One version of an object's definition, as writes are judged by it."""
+    """One version of an object's definition, as writes are validated by it."""
 
     account_id: int
     object_id: int
@@ -129,6 +130,10 @@ def _compiled(account_id: int, key: str, row: Mapping[str, Any]) -> Definition:
         FieldDefinition(**(loaded | {"options": tuple(loaded["options"])}))
         for loaded in orjson.loads(row["fields"])
     )
+    if unknown := {field.type for field in fields} - FIELD_TYPES.keys():  # a later version made it just now
+        raise ServiceUnavailable(
+            f"This version of the service has no field type {', '.join(sorted(unknown))}"
+        )
     targets = {
         field.key: field.relationship_target_type.removeprefix(CUSTOM_OBJECT_TARGET)
         for field in fields

@@ -10,7 +10,9 @@ from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Connections, Database, Row
 from upsert_svc.definitions.compiled import DEFINITION_ATTEMPTS, Definition, Definitions, keeps_changing
-from upsert_svc.definitions.field_types import dumped, is_record_id, lookup_identifier
+from upsert_svc.definitions.field_types import lookup_identifier
+from upsert_svc.definitions.operands import is_record_id
+from upsert_svc.definitions.validator import dumped
 from upsert_svc.errors import PreconditionFailed, Problem, RecordInvalid, RecordNotFound
 from upsert_svc.payloads import RecordPatch
 from upsert_svc.records import write_batching
