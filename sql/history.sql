@@ -63,9 +63,7 @@ with latest as materialized (
             where account_id = s.account_id and object_id = s.object_id
            offset 0) as o
      cross join lateral (
-           select r.record_id, r.name, r.external_id,
-                  shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-                  r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id,
+           select /*record_columns*/,
                   null::timestamptz as deleted_at
              from records r
             where r.account_id = s.account_id and r.object_id = s.object_id and r.record_id = s.record_id
