@@ -1,7 +1,7 @@
 -- name: events
 -- A page of the changes of a record that stands, oldest first or newest first, each with the attributes that it
 -- changed. What was sent with the value that it had already is left out. Of a record with very many changes the
--- latest are told, so that it can be read at all; what an attribute was before these is not known, and not told.
+-- latest are answered, so that it can be read at all; what an attribute was before these is left out.
 with recursive history as (
     select c.*, 1 as depth
       from (select * from objects where account_id = :account_id and key = :object_key and deleted_at is null

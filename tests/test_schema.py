@@ -372,7 +372,7 @@ async def test_a_page_is_found_by_an_index(
         )
         await database.execute("analyze search_documents")
     fields = {"f": FieldDefinition("f", "text")}
-    condition = filters.compiled(filter_, fields) if filter_ else None
+    condition = filters.compile_filter(filter_, fields) if filter_ else None
     page = paging.Window(size=100, position=(-100, "x")[-len(order.columns) :])
     if order.name.endswith("updated_at"):
         page = paging.Window(size=100)

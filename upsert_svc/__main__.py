@@ -234,7 +234,7 @@ def token_list(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> No
 
     async def listed(url: str) -> list[tokens.TokenListing]:
         async with owner_transaction(url) as connection:
-            return await tokens.listed(connection)
+            return await tokens.list_all(connection)
 
     table = Table("id", "account", "e-mail", "role", "name", "ends in", "created", "revoked")
     with _owner_url(_settings(data_dir, database_url)) as url:

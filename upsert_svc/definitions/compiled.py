@@ -1,7 +1,7 @@
 """Object definitions compiled for validating writes, cached by their version.
 
 A cached definition may be out of date. That never lets a wrong write through, because the writing statement
-checks the version, and never refuses a right one, because a refusal asks `confirmed` first.
+checks the version, and never refuses a right one, because a refusal asks `confirm` first.
 """
 
 import asyncio
@@ -60,20 +60,20 @@ class Definitions:
         if cached is not None:
             self._cached.move_to_end((account_id, key))
             return cached
-        return await self.reloaded(account_id, key)
+        return await self.reload(account_id, key)
 
     async def current(self, account_id: int, key: str) -> Definition:
         """The definition, confirmed to be the current one. Raises RecordNotFound."""
-        return await self.confirmed(await self.get(account_id, key))
+        return await self.confirm(await self.get(account_id, key))
 
-    async def reloaded(self, account_id: int, key: str) -> Definition:
+    async def reload(self, account_id: int, key: str) -> Definition:
         """The definition as it is now. Raises RecordNotFound."""
         self.forget(account_id, key)
         async with self._lookups.connection() as connection:
             row = await connection.fetchrow(*_SQL.load_definition(account_id=account_id, key=key))
         if row is None:
             raise RecordNotFound
-        loaded = _compiled(account_id, key, row)
+        loaded = _compile(account_id, key, row)
         self.forget(account_id, key)
         self._cached[account_id, key] = loaded
         self._cached_fields += loaded.field_count
@@ -81,7 +81,7 @@ class Definitions:
             self.forget(*next(iter(self._cached)))
         return loaded
 
-    async def confirmed(self, definition: Definition) -> Definition:
+    async def confirm(self, definition: Definition) -> Definition:
         """The same definition when it is the current one, else the current one. Raises RecordNotFound.
 
         Requests that ask at the same moment share one look, never one that began before they asked.
@@ -91,14 +91,14 @@ class Definitions:
             await asyncio.wait([earlier])
         task = self._confirming.get(slot)
         if task is None or task is earlier:
-            task = asyncio.create_task(self._confirm(definition))
+            task = asyncio.create_task(self._look_and_confirm(definition))
             self._confirming[slot] = task
             task.add_done_callback(lambda done: self._forget_look(slot, done))
         current = await asyncio.shield(task)
         same = (current.object_id, current.version) == (definition.object_id, definition.version)
         return definition if same else current
 
-    async def _confirm(self, definition: Definition) -> Definition:
+    async def _look_and_confirm(self, definition: Definition) -> Definition:
         account_id, key = definition.account_id, definition.key
         async with self._lookups.connection() as connection:
             row = await connection.fetchrow(*_SQL.current_version(account_id=account_id, key=key))
@@ -107,7 +107,7 @@ class Definitions:
             definition.version,
         ):
             return definition
-        return await self.reloaded(account_id, key)
+        return await self.reload(account_id, key)
 
     def _forget_look(self, slot: tuple[int, str], done: asyncio.Task[Definition]) -> None:
         if self._confirming.get(slot) is done:
@@ -125,7 +125,7 @@ def _validator(fields: tuple[FieldDefinition, ...]) -> FieldValidator:
     return FieldValidator(fields)
 
 
-def _compiled(account_id: int, key: str, row: Mapping[str, Any]) -> Definition:
+def _compile(account_id: int, key: str, row: Mapping[str, Any]) -> Definition:
     fields = tuple(
         FieldDefinition(**(loaded | {"options": tuple(loaded["options"])}))
         for loaded in orjson.loads(row["fields"])

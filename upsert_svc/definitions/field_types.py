@@ -19,7 +19,6 @@ from upsert_svc.definitions.operands import Operands, is_record_id
 
 LookupBy = Literal["record_id", "external_id", "name"]
 Cell = Literal["text", "integer", "decimal", "boolean", "list", "json"]  # see transfer/cells.py
-PATTERN_LIMIT = 255
 CUSTOM_OBJECT_TARGET = "zen:custom_object:"
 
 _INTEGER_LIMIT = 10**12

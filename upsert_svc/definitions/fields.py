@@ -80,7 +80,7 @@ class ObjectFields:
         """Adds a field at the end. Raises RecordNotFound, RecordInvalid."""
         _require_field(body)
         async with self._database.main.transaction() as connection:
-            stored = await objects.locked(connection, principal.account_id, object_key)
+            stored = await objects.lock(connection, principal.account_id, object_key)
             object_id = stored["object_id"]
             usage = await connection.fetchrow(*_count_fields(principal, object_id))
             self._require_room(usage, body)
@@ -117,7 +117,7 @@ class ObjectFields:
     ) -> FieldRow:
         """History what is sent of a field. Raises RecordNotFound, RecordInvalid."""
         async with self._database.main.transaction() as connection:
-            stored = await objects.locked(connection, principal.account_id, object_key)
+            stored = await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)
             _require_change(field, body)
             if field["key"] == NAME_FIELD and body.properties is not None:
@@ -131,7 +131,7 @@ class ObjectFields:
     async def delete(self, principal: Principal, object_key: str, key_or_id: str) -> None:
         """Deletes a field with its values. Raises RecordNotFound, and RecordInvalid for a standard field."""
         async with self._database.main.transaction() as connection:
-            await objects.locked(connection, principal.account_id, object_key)
+            await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)
             if field["system"]:
                 raise RecordInvalid({"base": [Problem("Standard fields cannot be deleted", "SystemField")]})
@@ -146,7 +146,7 @@ class ObjectFields:
     async def reorder(self, principal: Principal, object_key: str, field_ids: Sequence[int]) -> None:
         """Puts the named fields first, in the order given. Raises RecordNotFound for one missing."""
         async with self._database.main.transaction() as connection:
-            stored = await objects.locked(connection, principal.account_id, object_key)
+            stored = await objects.lock(connection, principal.account_id, object_key)
             for field_id in field_ids:
                 await _found(connection, principal.account_id, object_key, str(field_id))
             await connection.execute(
@@ -253,7 +253,7 @@ def _require_change(field: FieldRow, body: FieldBody) -> None:
 
 
 def _collect_shared_problems(problems: dict[str, list[Problem]], body: FieldBody) -> None:
-    """What makes and what changes a field is judged alike by. Raises RecordInvalid when anything is wrong."""
+    """The rules for what makes a field and for what changes one. Raises RecordInvalid when one is broken."""
     if body.regexp_for_validation:
         try:
             compile_pattern(body.regexp_for_validation)

@@ -137,7 +137,7 @@ class FilterCompiler:
         return f"strpos(name_key({expression}), {once}) > 0"
 
 
-def compiled(filter_: Any, fields: Mapping[str, FieldDefinition]) -> Condition:
+def compile_filter(filter_: Any, fields: Mapping[str, FieldDefinition]) -> Condition:
     """The condition that a filter stands for; it raises BadRequest when it is asked for."""
     return lambda arguments: FilterCompiler(fields, arguments).condition(filter_)
 

@@ -1,6 +1,6 @@
 """The cells of CSV: a value read from its cell, and the cell written from which this very value is read.
 
-How the values of a field are held, its kind of cell, is told by who starts a transfer (see `kinds`).
+Which kind of cell holds the values of a field type is given by who starts a transfer (see `Kinds`).
 """
 
 import contextlib

@@ -67,7 +67,7 @@ def run(options: Options) -> Summary:
     search = _search(options.filter)
     try:
         with _output(options.path) as file:
-            return uvloop.run(_exported(file, options, chosen, search))
+            return uvloop.run(_export(file, options, chosen, search))
     except BrokenPipeError:
         raise TransferFailed("The standard output was closed before the end") from None
     except OSError as error:
@@ -110,7 +110,7 @@ def _lock(file: BinaryIO, part: Path) -> None:
         raise TransferFailed(refusal)
 
 
-async def _exported(file: BinaryIO, options: Options, chosen: Format, search: bytes | None) -> Summary:
+async def _export(file: BinaryIO, options: Options, chosen: Format, search: bytes | None) -> Summary:
     started = time.monotonic()
     async with connected(options.target, connections=1) as client:
         fields = await client.fields()

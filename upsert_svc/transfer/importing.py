@@ -85,7 +85,7 @@ class ImportTarget:
         self._upsert_url = f"{client.object_url}/records?{parameter}="
 
     async def definition(self) -> TargetDefinition:
-        """What the object's rows are judged by. Raises TransferFailed, soon if no service answers."""
+        """What the object's rows are made by. Raises TransferFailed, soon if no service answers."""
         fields = await self._client.fields()
         naming = naming_of(fields)
         if self._key == "name" and not naming.get("is_unique"):
@@ -129,7 +129,7 @@ def run(options: Options) -> Summary:
     try:
         with options.path.open("rb") as file:
             lock(file, f"{options.path} is being imported already")
-            return uvloop.run(_imported(file, options))
+            return uvloop.run(_import(file, options))
     except OSError as error:
         raise TransferFailed(f"{error.filename or options.path}: {error.strerror or error}") from None
 
@@ -148,7 +148,7 @@ def _source(file: BinaryIO, options: Options) -> dict[str, Any]:
     }
 
 
-async def _imported(file: BinaryIO, options: Options) -> Summary:
+async def _import(file: BinaryIO, options: Options) -> Summary:
     started = time.monotonic()
     async with connected(options.target, connections=options.concurrency) as client:
         service = ImportTarget(client, options)
