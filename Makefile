@@ -25,7 +25,7 @@ demo: setup
 	$(BIN)/python -m examples.airports
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 clients: setup
 	$(BIN)/python -m pytest -m clients tests/clients
