@@ -55,8 +55,9 @@ def steps() -> list[Path]:
 
 
 def functions() -> list[Path]:
-    """The files of the functions, which are applied whenever their text has changed."""
-    return sorted((statements.DIRECTORY / "functions").glob("*.sql"))
+    """The files of the functions, applied whenever their text has changed; first what others need."""
+    files = (statements.DIRECTORY / "functions").glob("*.sql")
+    return sorted(files, key=lambda file: (file.stem != "values", file.stem))
 
 
 async def migrate(url: str) -> list[str]:

@@ -6,26 +6,18 @@ from typing import Any
 
 import pytest
 
+from tests.support import every_type
 from tests.support.harness import Api, problems_of, record_of
 
 ULID = "01HZXW3V5K8Y7QF2N4R6T8B0CD"
-OPTIONS = [{"name": "Red", "value": "red"}, {"name": "One", "value": "1"}]
 
 
 @pytest.fixture(scope="module")
 async def typed(api: Api) -> str:
     """An object with a field of each type, called by it, and one record, v1."""
+    own = [every_type.definition(name) for name in every_type.SAMPLES if name != "lookup"]
     key = await api.new_object(
-        {"key": "text", "type": "text"},
-        {"key": "textarea", "type": "textarea"},
-        {"key": "regexp", "type": "regexp", "regexp_for_validation": "^(a+)+$"},
-        {"key": "checkbox", "type": "checkbox"},
-        {"key": "date", "type": "date"},
-        {"key": "integer", "type": "integer"},
-        {"key": "decimal", "type": "decimal"},
-        {"key": "dropdown", "type": "dropdown", "custom_field_options": OPTIONS},
-        {"key": "multiselect", "type": "multiselect", "custom_field_options": OPTIONS},
-        {"key": "json", "type": "json"},
+        *own,
         {"key": "elsewhere", "type": "lookup", "relationship_target_type": "zen:user"},
         {"key": "nowhere", "type": "lookup", "relationship_target_type": "zen:custom_object:not_made"},
     )

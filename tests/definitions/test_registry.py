@@ -8,7 +8,8 @@ from typing import Any, get_args
 import asyncpg
 import pytest
 
-from tests.support.harness import Api, Cluster, running
+from tests.support.every_type import SAMPLES, Typed, make_typed
+from tests.support.harness import Api, Cluster, problems_of, record_of, running
 from upsert_svc import migrations
 from upsert_svc.db import statements
 from upsert_svc.definitions import field_types
@@ -21,7 +22,18 @@ from upsert_svc.transfer import cells
 DOCS = Path(__file__).parents[2] / "docs"
 every_type = pytest.mark.parametrize("name", FIELD_TYPES)
 OPERANDS: Mapping[str, Any] = {"$exists": True, "$in": [], "$notin": []}
-SAMPLES: Mapping[str, Any] = {"text": "x", "numeric": 1, "date": "2026-01-01", "boolean": True, "jsonb": "x"}
+OPERAND_OF_TYPE: Mapping[str, Any] = {
+    "text": "x",
+    "numeric": 1,
+    "date": "2026-01-01",
+    "boolean": True,
+    "jsonb": "x",
+}
+
+
+@pytest.fixture(scope="module")
+async def typed(api: Api) -> Typed:
+    return await make_typed(api)
 
 
 def rows(page: str, section: str) -> list[list[str]]:
@@ -74,7 +86,7 @@ def test_a_type_takes_null_and_the_operators_that_it_has(name: str) -> None:
     assert kind is not None
     for operator in kind.operators:
         compiler = FilterCompiler({"f": definition}, Arguments())
-        operand = OPERANDS.get(operator, SAMPLES[kind.sql_type])
+        operand = OPERANDS.get(operator, OPERAND_OF_TYPE.get(kind.sql_type))
         assert compiler.condition({"custom_object_fields.f": {operator: operand}})
 
 
@@ -82,15 +94,23 @@ def test_what_a_search_for_words_looks_into_is_text() -> None:
     assert types_that(lambda field_type: field_type.is_searched) == ["text", "textarea", "regexp"]
 
 
-async def test_a_field_of_every_type_can_be_made_and_is_answered(api: Api) -> None:
-    more = {
-        "regexp": {"regexp_for_validation": "a"},
-        "lookup": {"relationship_target_type": "zen:custom_object:car"},
-    }
-    key = await api.new_object()
-    for name in FIELD_TYPES:
-        made = await api.new_field(key, key=name, type=name, **more.get(name, {}))
-        assert (made["key"], made["type"]) == (name, name)
+@every_type
+async def test_a_field_of_the_type_is_made_written_cleared_and_refuses_what_is_wrong(
+    api: Api, typed: Typed, name: str
+) -> None:
+    made = (await api.client.get(f"/custom_objects/{typed.key}/fields/{name}")).json()
+    assert (made["custom_object_field"]["key"], made["custom_object_field"]["type"]) == (name, name)
+    for value in (*typed.values[name], None):
+        written = await api.upsert(
+            typed.key, {"name": "x", "custom_object_fields": {name: value}}, external_id=name
+        )
+        assert record_of(written)["custom_object_fields"][name] == value
+    wrong = {"custom_object_fields": {name: SAMPLES[name].wrong}}
+    assert list(problems_of(await api.upsert(typed.key, wrong, external_id=name))) == [name]
+
+
+def test_every_type_has_a_sample_in_the_tests() -> None:
+    assert SAMPLES.keys() == FIELD_TYPES.keys()
 
 
 def test_a_filter_on_a_type_without_operators_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

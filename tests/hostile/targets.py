@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support.every_type import make_typed
 from tests.support.harness import Api, record_of
 
 
@@ -24,16 +25,6 @@ class Target:
 
 
 async def aimed(api: Api) -> Target:
-    options = [{"name": "Red", "value": "red"}]
-    key = await api.new_object(
-        {"key": "text", "type": "text"},
-        {"key": "integer", "type": "integer"},
-        {"key": "decimal", "type": "decimal"},
-        {"key": "date", "type": "date"},
-        {"key": "dropdown", "type": "dropdown", "custom_field_options": options},
-        {"key": "json", "type": "json"},
-        {"key": "regexp", "type": "regexp", "regexp_for_validation": "^(a+)+$"},
-        naming={"is_unique": True},
-    )
+    key = (await make_typed(api, naming={"is_unique": True})).key
     record = record_of(await api.create(key, name="Ford", external_id="v1"))
     return Target(api, key, record["id"])

@@ -115,7 +115,7 @@ class ObjectFields:
     async def update(
         self, principal: Principal, object_key: str, key_or_id: str, body: FieldBody
     ) -> FieldRow:
-        """History what is sent of a field. Raises RecordNotFound, RecordInvalid."""
+        """Changes what is sent of a field. Raises RecordNotFound, RecordInvalid."""
         async with self._database.main.transaction() as connection:
             stored = await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)

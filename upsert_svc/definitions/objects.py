@@ -130,7 +130,7 @@ class Objects:
         return self._cursors.page(scope, window, objects, lambda item: (item.object_id,))
 
     async def update(self, principal: Principal, key: str, body: ObjectBody) -> CustomObject:
-        """History what is sent of an object. Raises RecordNotFound, RecordInvalid."""
+        """Changes what is sent of an object. Raises RecordNotFound, RecordInvalid."""
         async with self._database.main.transaction() as connection:
             stored = await lock(connection, principal.account_id, key)
             title = first_set(body.title, body.raw_title)
