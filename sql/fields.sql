@@ -18,7 +18,7 @@ select * from described_fields
  where account_id = :account_id and object_key = :object_key and (key = :field_key or field_id = :field_id);
 
 -- name: count_fields
-select count(*) as fields, count(*) filter (where type = 'lookup') as lookups,
+select count(*) as fields, count(*) filter (where type = any (:target_types::text[])) as lookups,
        coalesce(max(position) + 1, 0) as next_position
   from fields
  where account_id = :account_id and object_id = :object_id and not system;

@@ -1,7 +1,7 @@
 -- name: events
 -- A page of the changes of a record that stands, oldest first or newest first, each with the attributes that it
 -- changed. What was sent with the value that it had already is left out. Of a record with very many changes the
--- latest are told, so that it can be read at all; what an attribute was before these is not known, and not told.
+-- latest are answered, so that it can be read at all; what an attribute was before these is left out.
 with recursive history as (
     select c.*, 1 as depth
       from (select * from objects where account_id = :account_id and key = :object_key and deleted_at is null
@@ -63,9 +63,7 @@ with latest as materialized (
             where account_id = s.account_id and object_id = s.object_id
            offset 0) as o
      cross join lateral (
-           select r.record_id, r.name, r.external_id,
-                  shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-                  r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id,
+           select /*record_columns*/,
                   null::timestamptz as deleted_at
              from records r
             where r.account_id = s.account_id and r.object_id = s.object_id and r.record_id = s.record_id

@@ -85,7 +85,7 @@ update objects o
                                   and not f.system and f.active and f.required order by f.position),
        json_fields = nullif(array(select f.key from fields f
                                 where f.account_id = o.account_id and f.object_id = o.object_id
-                                  and not f.system and f.type = 'json'), '{}'),
+                                  and not f.system and f.type = any (:merged_types::text[])), '{}'),
        searched_fields = n.searched_fields,
        search_state = case when n.is_outdated then 'building' else o.search_state end,
        searched_since = case when n.is_outdated then o.version + 1 else o.searched_since end,
@@ -102,7 +102,7 @@ update objects o
          cross join lateral (
                select array(select f.key from fields f
                              where f.account_id = b.account_id and f.object_id = b.object_id
-                               and not f.system and f.active and f.type in ('text', 'textarea', 'regexp')
+                               and not f.system and f.active and f.type = any (:searched_types::text[])
                              order by f.position) as searched_fields) as p
          where b.account_id = :account_id and b.object_id = :object_id) as n
  where o.account_id = :account_id and o.object_id = :object_id

@@ -19,9 +19,7 @@ select t.field_key, find_record(:account_id, (select o.object_id from objects o
 -- name: show
 -- Records by their ids, whoever asked for each. They are looked up by their whole key; a join might be planned
 -- to read all records.
-select s.place - 1 as place, o.version as definition_version, r.record_id, r.name, r.external_id,
-       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
+select s.place - 1 as place, o.version as definition_version, /*record_columns*/
   from unnest(:account_ids::integer[], :object_keys::text[], :record_ids::text[])
        with ordinality as s(account_id, object_key, record_id, place)
  cross join lateral (
@@ -34,18 +32,14 @@ select s.place - 1 as place, o.version as definition_version, r.record_id, r.nam
        offset 0) as r;
 
 -- name: list
--- The listing puts conditions, the position, the order and the limit of a page in the place of the comments.
-select r.record_id, r.name, r.external_id,
-       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
-  from (select * from objects where account_id = :account_id and object_id = :object_id
-        offset 0) as o
+-- search/page_query.py puts the conditions, position, order and limit of a page in the place of the comments.
+select /*record_columns*/
+  from /*object_of_page*/
  cross join lateral (
        select * from records r
         where r.account_id = o.account_id and r.object_id = o.object_id /*conditions*/ /*position*/
        /*order*/ /*limit*/) as r
- where o.deleted_at is null /*object*/
- /*order*/;
+ /*end_of_page*/;
 
 -- name: count
 select count(*) from records where account_id = :account_id and object_id = :object_id;

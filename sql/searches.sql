@@ -1,11 +1,11 @@
--- As in records.sql, the listing completes the statements of pages in the place of their comments. Every sort by rank is
+-- Comments such as /*order*/ are replaced by search/page_query.py, others by fragments.sql. Every sort by rank is
 -- upwards, so that the ties of the best are settled by id.
 --
 -- Search documents are looked up by their terms alone, which begin with the account and the object: a condition that
 -- another index can serve would let the planner choose that one, and read all of the object.
 
 -- name: analyze_query
--- What a search for words must know before it begins. The queries are told as text.
+-- What a search for words must know before it begins. The queries are answered as text.
 select o.version, o.search_state, w.words,
        (select string_agg(query::text, ' | ') from unnest(
                word_queries(:account_id, :object_id, w.words)) as query) as terms,
@@ -23,25 +23,18 @@ select o.version, o.search_state, name_query(:account_id, :object_id, :text)::te
 -- name: read_for_words
 -- Reads all records of the object. Most are passed over by a look at their folded JSON text, at a seventh of what
 -- their score costs.
-select r.record_id, r.name, r.external_id,
-       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id, r.rank
-  from (select * from objects where account_id = :account_id and object_id = :object_id
-        offset 0) as o
+select /*record_columns*/, r.rank
+  from /*object_of_page*/
  cross join lateral (
        select *
-         from (select r.*, -search_score(:words::text[], r.name, searched_text(
-                       case when o.removals is null then r.fields
-                            else live_fields(r.fields, r.definition_version, o.removals) end,
-                       o.searched_fields)) as rank
+         from (select r.*, -search_score(:words::text[], r.name, /*live_text*/) as rank
                  from records r
                 where r.account_id = o.account_id and r.object_id = o.object_id
                   and casefold((r.name || r.fields::text) collate pg_unicode_fast) like any (:patterns::text[])
                offset 0) as r
         where r.rank < 0 /*position*/
        /*order*/ /*limit*/) as r
- where o.deleted_at is null /*object*/
- /*order*/;
+ /*end_of_page*/;
 
 -- name: best_rank
 -- The best that there can be for words, without documents: in the name, if any name has one.
@@ -54,39 +47,26 @@ select -cardinality(:words::text[]) * case when exists (
 -- name: scan_for_words
 -- Reads the next records in their order, no further, for those of some ranks. What is common fills its page there. They are
 -- sorted by what the sort needs of them alone.
-select r.record_id, r.name, r.external_id,
-       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id, r.rank
-  from (select * from objects where account_id = :account_id and object_id = :object_id
-        offset 0) as o
+select /*record_columns*/, r.rank
+  from /*object_of_page*/
  cross join lateral (
        select *
-         from (select r.*, -search_score(:words::text[], r.name, searched_text(
-                       case when o.removals is null then r.fields
-                            else live_fields(r.fields, r.definition_version, o.removals) end,
-                       o.searched_fields)) as rank
+         from (select r.*, -search_score(:words::text[], r.name, /*live_text*/) as rank
                  from (select r.record_id, r.name, r.created_at, r.updated_at from records r
                         where r.account_id = o.account_id and r.object_id = o.object_id /*position*/
                        /*order*/
-                        limit :scan_limit) as n
-                cross join lateral (
-                      select * from records r
-                       where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = n.record_id
-                      offset 0) as r
+                        limit :scan_limit) as f
+                cross join lateral /*record_found*/
                 where casefold((r.name || r.fields::text) collate pg_unicode_fast) like any (:patterns::text[])
                offset 0) as r
         where r.rank between :best_rank and :worst_rank
        /*order*/ /*limit*/) as r
- where o.deleted_at is null /*object*/
- /*order*/;
+ /*end_of_page*/;
 
 -- name: find_relevant
 -- Ranks all documents that are found, and reads the records of the page alone.
-select r.record_id, r.name, r.external_id,
-       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id, r.rank
-  from (select * from objects where account_id = :account_id and object_id = :object_id
-        offset 0) as o
+select /*record_columns*/, r.rank
+  from /*object_of_page*/
  cross join lateral (
        select f.rank, r.*
          from (select *
@@ -101,21 +81,14 @@ select r.record_id, r.name, r.external_id,
                 where row(r.account_id, r.object_id) is not distinct from row(o.account_id, o.object_id)
                       /*position*/
                /*order*/ /*limit*/) as f
-        cross join lateral (
-              select * from records r
-               where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = f.record_id
-              offset 0) as r) as r
- where o.deleted_at is null /*object*/
- /*order*/;
+        cross join lateral /*record_found*/) as r
+ /*end_of_page*/;
 
 -- name: scan_relevant
 -- Looks at the next documents in the order of their ids, no further, for those of one rank: that of the position, or else
 -- the best that there can be. What is common fills its page there, and no better record comes before it.
-select r.record_id, r.name, r.external_id,
-       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id, r.rank
-  from (select * from objects where account_id = :account_id and object_id = :object_id
-        offset 0) as o
+select /*record_columns*/, r.rank
+  from /*object_of_page*/
  cross join lateral (
        select f.rank, r.*
          from (select *
@@ -134,34 +107,23 @@ select r.record_id, r.name, r.external_id,
                        offset 0) as r
                 where r.rank = r.wanted_rank
                /*order*/ /*limit*/) as f
-        cross join lateral (
-              select * from records r
-               where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = f.record_id
-              offset 0) as r) as r
- where o.deleted_at is null /*object*/
- /*order*/;
+        cross join lateral /*record_found*/) as r
+ /*end_of_page*/;
 
 -- name: find
 -- Reads the records of all documents that are found.
-select r.record_id, r.name, r.external_id,
-       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
-  from (select * from objects where account_id = :account_id and object_id = :object_id
-        offset 0) as o
+select /*record_columns*/
+  from /*object_of_page*/
  cross join lateral (
        select r.*
          from (select d.record_id from search_documents d
                 where d.terms @@ :terms::text::tsquery
                   and row(d.account_id, d.object_id) is not distinct from row(o.account_id, o.object_id)
-               offset 0) as d
-        cross join lateral (
-              select * from records r
-               where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = d.record_id
-              offset 0) as r
+               offset 0) as f
+        cross join lateral /*record_found*/
         where true /*conditions*/ /*position*/
        /*order*/ /*limit*/) as r
- where o.deleted_at is null /*object*/
- /*order*/;
+ /*end_of_page*/;
 
 -- name: count_found
 -- How many documents are found, as far as the limit.
@@ -175,11 +137,8 @@ select count(*) from (
 -- name: scan_in_order
 -- Sorts all records, by what the sort needs of them alone, and looks at the documents of the next ones, no further.
 -- What is common fills its page there.
-select r.record_id, r.name, r.external_id,
-       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
-  from (select * from objects where account_id = :account_id and object_id = :object_id
-        offset 0) as o
+select /*record_columns*/
+  from /*object_of_page*/
  cross join lateral (
        select r.*
          from (select r.record_id
@@ -193,20 +152,13 @@ select r.record_id, r.name, r.external_id,
                       offset 0) as d
                 where d.terms @@ :terms::text::tsquery
                /*order*/ /*limit*/) as f
-        cross join lateral (
-              select * from records r
-               where r.account_id = o.account_id and r.object_id = o.object_id and r.record_id = f.record_id
-              offset 0) as r) as r
- where o.deleted_at is null /*object*/
- /*order*/;
+        cross join lateral /*record_found*/) as r
+ /*end_of_page*/;
 
 -- name: scan
 -- Looks at the next records in the order of their ids, no further: what is common fills its page there.
-select r.record_id, r.name, r.external_id,
-       shown_fields(o.null_fields, o.inactive_fields, o.removals, r.fields, r.definition_version) as fields,
-       r.version, r.created_at, r.updated_at, r.created_by_user_id, r.updated_by_user_id
-  from (select * from objects where account_id = :account_id and object_id = :object_id
-        offset 0) as o
+select /*record_columns*/
+  from /*object_of_page*/
  cross join lateral (
        select *
          from (select * from records r
@@ -215,8 +167,7 @@ select r.record_id, r.name, r.external_id,
                 limit :scan_limit) as r
         where true /*conditions*/
        /*order*/ /*limit*/) as r
- where o.deleted_at is null /*object*/
- /*order*/;
+ /*end_of_page*/;
 
 -- name: request
 -- Asks for documents, if the object has as many records as make them worth it.

@@ -20,8 +20,9 @@ from upsert_svc import demo, migrations, server
 from upsert_svc.accounts import tokens
 from upsert_svc.db import embedded
 from upsert_svc.db.pools import UnreachableDatabase, owner_transaction
+from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.jobs import worker
-from upsert_svc.settings import Settings
+from upsert_svc.settings import Settings, variable_of
 from upsert_svc.transfer import exporting, importing
 from upsert_svc.transfer.client import Target, TransferFailed
 from upsert_svc.transfer.export_rows import Format
@@ -44,6 +45,7 @@ DatabaseUrl = Annotated[
 Token = Annotated[str, typer.Option(envvar="UPSERT_SVC_TOKEN", help="An API token", show_default=False)]
 Url = Annotated[str, typer.Option(envvar="UPSERT_SVC_URL", help="Where the service answers")]
 _URL = "http://127.0.0.1:8080"
+_CELL_KINDS = {name: field_type.cell for name, field_type in FIELD_TYPES.items()}  # of CSV files
 
 
 class Role(StrEnum):
@@ -162,7 +164,9 @@ def import_file(
 
     Exits with 0 when every row was taken, 3 when some were refused, 1 when the import could not be done.
     """
-    options = importing.Options(Target(object_key, url, token), file, key, concurrency, refused, replace)
+    options = importing.Options(
+        Target(object_key, url, token), _CELL_KINDS, file, key, concurrency, refused, replace
+    )
     try:
         summary = importing.run(options)
     except TransferFailed as error:
@@ -193,7 +197,7 @@ def export_records(
 
     Exits with 0 when all were written, 1 when the export could not be done, and FILE is then as it was.
     """
-    options = exporting.Options(Target(object_key, url, token), output, format_, filter_)
+    options = exporting.Options(Target(object_key, url, token), _CELL_KINDS, output, format_, filter_)
     try:
         summary = exporting.run(options)
     except TransferFailed as error:
@@ -230,7 +234,7 @@ def token_list(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> No
 
     async def listed(url: str) -> list[tokens.TokenListing]:
         async with owner_transaction(url) as connection:
-            return await tokens.listed(connection)
+            return await tokens.list_all(connection)
 
     table = Table("id", "account", "e-mail", "role", "name", "ends in", "created", "revoked")
     with _owner_url(_settings(data_dir, database_url)) as url:
@@ -279,7 +283,7 @@ def main() -> None:
 
 def _setting_problem(item: ErrorDetails) -> str:
     """A wrong setting by name, without its value, which may be a secret."""
-    names = [f"UPSERT_SVC_{str(part).upper()}" for part in item["loc"]]
+    names = [variable_of(str(part).lower().removeprefix("upsert_svc_")) for part in item["loc"]]
     return ": ".join([*names, item["msg"]])
 
 

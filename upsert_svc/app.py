@@ -22,7 +22,7 @@ from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
 from upsert_svc.jobs import worker
 from upsert_svc.migrations import CURSOR_KEY
 from upsert_svc.search import backfill
-from upsert_svc.service import composed
+from upsert_svc.service import compose
 from upsert_svc.settings import Settings
 
 _NEW_OBJECTS = 10_000  # before the collector looks for cycles among them
@@ -40,7 +40,7 @@ def create(settings: Settings | None = None) -> Middleware:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with connected(settings, url) as database:
-            service = composed(settings, database, await _cursor_key(settings, database))
+            service = compose(settings, database, await _cursor_key(settings, database))
             service.write_batcher.start()
             app.state.service = service
             background = [asyncio.create_task(work.run(database.main)) for work in (purge, backfill)]
@@ -96,7 +96,7 @@ async def _service_error(_request: Request, error: Exception) -> Response:
 
 
 async def _bug(_request: Request, _error: Exception) -> Response:
-    return responses.error_response(InternalServerError())  # and the envelope logs it
+    return responses.error_response(InternalServerError())  # and the middleware logs it
 
 
 async def _http_exception(_request: Request, _error: Exception) -> Response:

@@ -10,7 +10,7 @@ from upsert_svc.db.pools import connected, owner_transaction
 from upsert_svc.definitions.fields import NAME_FIELD
 from upsert_svc.errors import RecordNotFound
 from upsert_svc.payloads import FieldBody, NamingBody, ObjectBody
-from upsert_svc.service import Service, composed
+from upsert_svc.service import Service, compose
 from upsert_svc.settings import Settings
 
 OBJECT_KEY = "car"
@@ -38,7 +38,7 @@ async def prepare(settings: Settings, url: str, token_file: Path) -> str:
     if principal is None:
         raise RuntimeError(f"The demo's token was revoked; delete {token_file} for a new one")
     async with connected(settings, url) as database:
-        await _ensure_object(composed(settings, database, cursor_key=b""), principal)
+        await _ensure_object(compose(settings, database, cursor_key=b""), principal)
     return token
 
 

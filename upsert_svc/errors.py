@@ -223,7 +223,7 @@ CONSTRAINTS: Mapping[str, Details] = {
     "fields_key_key": {"key": [KEY_TAKEN]},
 }
 
-# Worth a second try in a fresh statement: a rival's row or lock was in the way, or a plan was out of date.
+# Worth a second try in a fresh statement: another's row or lock was in the way, or a plan was out of date.
 _RETRYABLE_SQLSTATES = frozenset({"23505", "40001", "40P01", "0A000"})
 _TAKEN_FOR_GOOD = frozenset({"objects_account_id_key_key", "fields_key_key"})
 

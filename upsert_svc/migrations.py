@@ -4,11 +4,13 @@ The functions follow whenever their files have changed. All of it is one transac
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 from upsert_svc.accounts import tokens
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, owner_connection, owner_transaction
+from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.jobs import job_queue
 from upsert_svc.settings import Settings
 
@@ -38,6 +40,10 @@ update changes
 update records set changed_in = '3';
 update tombstones set changed_in = '3';"""
 
+_FIELD_TYPES_CHECK = """
+select pg_get_constraintdef(oid) from pg_constraint
+ where conrelid = 'fields'::regclass and conname = 'fields_type_check'"""
+
 
 class MigrationError(Exception):
     """The database cannot be brought to this version's schema; the message says why."""
@@ -65,6 +71,7 @@ async def migrate(url: str) -> list[str]:
         await connection.execute(_CREATE_LEDGER)
         applied = await _apply_schema(connection)
         applied += [name for file in functions() if (name := await _apply_functions(connection, file))]
+        await _require_known_types(connection)
         if await connection.fetchval(_ARE_CHANGES_AHEAD):
             await connection.execute(_REBASE)
         await job_queue.install(connection)
@@ -98,6 +105,15 @@ def _require_version(connection: Connection) -> None:
         raise MigrationError(
             f"PostgreSQL {MINIMUM_VERSION} or later is needed; the server is version {major}"
         )
+
+
+async def _require_known_types(connection: Connection) -> None:
+    """Raises MigrationError where the database and the registry of field types differ."""
+    check = await connection.fetchval(_FIELD_TYPES_CHECK)
+    allowed = set(re.findall(r"'(\w+)'", check))
+    if allowed != FIELD_TYPES.keys():
+        differing = ", ".join(sorted(allowed ^ FIELD_TYPES.keys()))
+        raise MigrationError(f"The database and this version have different field types: {differing}")
 
 
 async def _apply_schema(connection: Connection) -> list[str]:

@@ -4,12 +4,9 @@ forgets what has had its time.
 Works in small transactions, one process at an object, so that writers wait for milliseconds at most.
 """
 
-import asyncio
-import logging
-
+from upsert_svc import background
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Connections, Row
-from upsert_svc.errors import ServiceError
 
 BATCH = 500
 _ANSWERS = 5000
@@ -17,23 +14,11 @@ _NOTES = 5000
 _HISTORY = 1000  # changes of one record
 _IDLE_SECONDS = 5.0
 _SQL = statements.load("purge")
-_log = logging.getLogger(__name__)
 
 
 async def run(pool: Connections) -> None:
-    """Purges for ever; pauses when there is nothing to do, and takes less at once after a failure."""
-    batch = BATCH
-    while True:
-        try:
-            is_busy = await step(pool, batch)
-            batch = BATCH
-        except ServiceError:
-            is_busy, batch = False, max(1, batch // 2)
-        except Exception:
-            _log.exception("the purge failed and goes on later")
-            is_busy = False
-        if not is_busy:
-            await asyncio.sleep(_IDLE_SECONDS)
+    """Purges for ever."""
+    await background.repeat("purge", step, pool, batch=BATCH, idle_seconds=_IDLE_SECONDS)
 
 
 async def step(pool: Connections, batch: int = BATCH) -> bool:

@@ -72,7 +72,7 @@ class Service:
         )
 
 
-def composed(settings: Settings, database: Database, cursor_key: bytes) -> Service:
+def compose(settings: Settings, database: Database, cursor_key: bytes) -> Service:
     """The service on a connected database; its write_batcher is still to be started."""
     write_batcher = WriteBatcher(
         database.batches,

@@ -1,5 +1,6 @@
 """The settings, read once from the environment (prefix UPSERT_SVC_)."""
 
+import os
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -35,9 +36,21 @@ def _rate(value: object) -> object:
 RateLimit = Annotated[InstanceOf[limits.RateLimitItem], BeforeValidator(_rate)]
 
 
-def _renamed(name: str, earlier: str, **constraints: Any) -> Any:
-    """A setting that also goes by the name that it had before."""
-    names = AliasChoices(*(f"{_PREFIX}{choice}".upper() for choice in (name, earlier)))
+EARLIER_NAMES = {
+    "batch_connections": "lanes",
+    "batch_lock_timeout_seconds": "lane_lock_timeout_seconds",
+}
+
+
+def variable_of(name: str) -> str:
+    """The environment variable that a setting comes from: where only its earlier name is set, that one."""
+    variables = [f"{_PREFIX}{choice.upper()}" for choice in (name, EARLIER_NAMES.get(name, name))]
+    return next((variable for variable in variables if variable in os.environ), variables[0])
+
+
+def _renamed(name: str, **constraints: Any) -> Any:
+    """A setting that also goes by its earlier name; the new one wins."""
+    names = AliasChoices(*(f"{_PREFIX}{choice.upper()}" for choice in (name, EARLIER_NAMES[name])))
     return Field(validation_alias=names, **constraints)
 
 
@@ -58,10 +71,8 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(default=None, min_length=32)
 
     pool_size: int = Field(default=10, ge=1, le=500)
-    batch_connections: int = _renamed("batch_connections", "lanes", default=1, ge=1, le=16)
-    batch_lock_timeout_seconds: float = _renamed(
-        "batch_lock_timeout_seconds", "lane_lock_timeout_seconds", default=0.1, gt=0
-    )
+    batch_connections: int = _renamed("batch_connections", default=1, ge=1, le=16)
+    batch_lock_timeout_seconds: float = _renamed("batch_lock_timeout_seconds", default=0.1, gt=0)
     write_queue: int = Field(default=10_000, ge=2)
     pool_waiters: int = Field(default=1000, ge=1)
     acquire_timeout_seconds: float = Field(default=3, gt=0)

@@ -80,7 +80,7 @@ begin
            )::tsquery;
 end $$;
 
--- What search_score tells of a record, told by its document.
+-- What search_score answers for a record, from its document.
 create or replace function document_score(p_terms tsvector, p_words tsquery[], p_name_words tsquery[]) returns integer
 language plpgsql immutable parallel safe as $$
 declare

@@ -26,7 +26,7 @@ end $$;
 -- Gives a statement up, to be tried again in smaller ones.
 create or replace function raise_conflict() returns bigint language plpgsql as $$
 begin
-    raise exception 'rivals wrote the same records' using errcode = 'serialization_failure';
+    raise exception 'others wrote the same records' using errcode = 'serialization_failure';
 end $$;
 
 -- Of each identifier its first write: one statement may touch a record once. A creation outright is
@@ -320,7 +320,7 @@ begin
         select account_id, object_id, created_at, version, created_by_user_id, 'created',
                record_id, name, external_id, fields
           from written),
-    -- Numbers between those written would be burnt when a rival took an identifier just now.
+    -- Numbers between those written would be burnt when another writer took an identifier just now.
     counter_moved as (
         update counters c
            set next_number = case when t.written = t.numbered then t.next_number else raise_conflict() end
@@ -368,7 +368,7 @@ declare
 begin
     perform pg_advisory_xact_lock_shared(p_account_id, w.object_id) from unnest(p_writes) as w;
     -- Each round settles the writes whose record stands or could be created. What is left met a
-    -- rival in between, or waits for an earlier write of its own identifier.
+    -- other writer in between, or waits for an earlier write of its own identifier.
     loop
         if p_by <> 'none' then
             v_results := v_results || update_records(p_account_id, p_by, v_turn);

@@ -97,7 +97,7 @@ async def test_a_revoked_token_stops_within_a_second(api: Api) -> None:
     token = await api.running.token(email="leaver@example.com")
     assert await status(api, f"Bearer {token}") == 200
     async with owner_transaction(api.running.database_url) as connection:
-        listed = await tokens.listed(connection)
+        listed = await tokens.list_all(connection)
         token_id = next(item.token_id for item in listed if item.email == "leaver@example.com")
         assert await tokens.revoke(connection, account="default", token_id=token_id)
     revoked = time.monotonic()

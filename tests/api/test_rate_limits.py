@@ -6,6 +6,8 @@ import httpx
 import pytest
 
 from tests.support.harness import Api, Cluster, Running, record_of, running
+from upsert_svc.accounts.auth import Authenticator
+from upsert_svc.accounts.tokens import Principal
 
 HEADERS = (
     "x-rate-limit",
@@ -164,6 +166,24 @@ async def test_a_wrong_credential_is_a_401_where_the_limit_is_reached(cluster: C
         wrong = await api.client.get("/custom_objects", headers={"Authorization": "Bearer wrong"})
 
     assert (known, wrong.status_code) == ([200, 429], 401)
+
+
+async def test_a_limited_request_is_authenticated_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+
+    async def authenticate(authenticator: Authenticator, authorization: bytes) -> Principal:
+        asked.append(authorization)
+        return await looked_up(authenticator, authorization)
+
+    looked_up = Authenticator.__call__
+    monkeypatch.setattr(Authenticator, "__call__", authenticate)
+    async with limited(cluster, token="9/hour") as service, calling(service) as api:
+        for path in ("/custom_objects", "/custom_objects/no_such_object", "/no_such_path"):
+            asked.clear()
+            await api.client.get(path)
+            assert len(asked) == 1
 
 
 async def test_health_is_never_limited(cluster: Cluster) -> None:

@@ -215,7 +215,7 @@ async def _found(owner: Any, object_key: str, filter_: Mapping[str, Any]) -> set
         statements.load("records").list(account_id=row["account_id"], object_id=row["object_id"]),
         page_query.order_named("id"),
         paging.Window(size=RECORDS + 1),
-        condition=filters.compiled(_exact(read), fields),
+        condition=filters.compile_filter(_exact(read), fields),
         version=row["version"],
     )
     return {row["record_id"] for row in await owner.fetch(statement, *arguments)}

@@ -552,6 +552,8 @@ async def test_an_object_is_asked_for_by_its_key_in_any_case(cars: Caller) -> No
     url = f"/custom_objects/{cars.key.upper()}/records/{record['id']}"
     shown = await cars.api.client.get(url)
     assert shown.json() == {"custom_object_record": record}
+    headed = await cars.api.client.head(url)
+    assert (headed.status_code, headed.headers["ETag"]) == (200, shown.headers["ETag"])
     assert (await cars.api.client.delete(url)).status_code == 204
 
 

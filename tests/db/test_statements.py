@@ -13,7 +13,7 @@ FILES = sorted(path.stem for path in statements.DIRECTORY.glob("*.sql"))
 STATEMENTS = [
     pytest.param(statement, id=f"{noun}.{name}")
     for noun in FILES
-    if noun != "schema"
+    if noun not in ("schema", "fragments")
     for name, statement in statements.load(noun).by_name.items()
 ]
 _SOURCE = "\n".join(path.read_text() for path in Path(upsert_svc.__file__).parent.rglob("*.py"))
@@ -49,3 +49,15 @@ async def test_every_statement_is_valid_in_the_real_schema(
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_every_statement_is_used(statement: statements.Statement) -> None:
     assert re.search(rf"SQL\.{statement.name}\b", _SOURCE)
+
+
+def test_a_fragment_is_put_in_where_its_name_stands_in_a_comment() -> None:
+    assert statements._complete("select /*record_columns*/ /*order*/") == (
+        f"select {statements.fragments()['record_columns']} /*order*/"
+    )
+
+
+@pytest.mark.parametrize("name", statements.fragments())
+def test_every_fragment_is_used_more_than_once(name: str) -> None:
+    texts = [path.read_text() for path in statements.DIRECTORY.glob("*.sql") if path.stem != "fragments"]
+    assert sum(text.count(f"/*{name}*/") for text in texts) > 1

@@ -79,20 +79,20 @@ class _SlowTypes(Definitions):
 
     begun = 0
 
-    async def _confirm(self, definition: Definition) -> Definition:
+    async def _look_and_confirm(self, definition: Definition) -> Definition:
         self.begun += 1
         if self.begun == 1:
             await asyncio.sleep(0.2)
-        return await super()._confirm(definition)
+        return await super()._look_and_confirm(definition)
 
 
 async def test_a_request_shares_no_look_that_began_before_it(api: Api) -> None:
     key = await api.new_object()
     types = _SlowTypes(api.running.service.database.lookups)
     definition = await types.get(1, key)
-    first = asyncio.create_task(types.confirmed(definition))
+    first = asyncio.create_task(types.confirm(definition))
     await asyncio.sleep(0.05)
-    await asyncio.gather(first, *(types.confirmed(definition) for _ in range(5)))
+    await asyncio.gather(first, *(types.confirm(definition) for _ in range(5)))
     assert types.begun == 2
 
 
@@ -134,7 +134,7 @@ async def test_of_more_fields_than_may_be_kept_the_least_recently_used_go(
     await types.get(1, first)
     await types.get(1, fourth)
     assert types.kept == [third, first, fourth]
-    await types.reloaded(1, third)
+    await types.reload(1, third)
     await types.get(1, fifth)
     assert types.kept == [fourth, third, fifth]
     assert types.is_counted_right
@@ -162,7 +162,7 @@ async def test_the_fields_that_are_kept_are_counted_as_they_come_and_go(
     await asyncio.gather(*(types.get(1, key) for key in [key, *objects, key]))
     assert (types._cached_fields, types.is_counted_right) == (2 + 5, True)
     await api.new_field(key, key="more", type="text")
-    assert (await types.confirmed(await types.get(1, key))).field_count == 3
+    assert (await types.confirm(await types.get(1, key))).field_count == 3
     assert (types._cached_fields, types.is_counted_right) == (3 + 5, True)
     types.forget(1, key)
     types.forget(1, key)
@@ -172,7 +172,7 @@ async def test_the_fields_that_are_kept_are_counted_as_they_come_and_go(
     with pytest.raises(RecordNotFound):
         await types.get(1, key)
     for key in objects:
-        await types.reloaded(1, key)
+        await types.reload(1, key)
         types.forget(1, key)
     assert (types.kept, types._cached_fields) == ([], 0)
 

@@ -12,11 +12,10 @@ from upsert_svc import json_body
 from upsert_svc.definitions.field_types import (
     FIELD_TYPES,
     FieldDefinition,
-    FieldValidator,
     compile_pattern,
-    dumped,
     lookup_identifier,
 )
+from upsert_svc.definitions.validator import FieldValidator, dumped
 from upsert_svc.errors import RecordInvalid
 
 ULID = "01HZXW3V5K8Y7QF2N4R6T8B0CD"

@@ -222,7 +222,7 @@ async def test_a_definition_that_changes_under_a_chunk_has_it_judged_again(
 ) -> None:
     key = await idle.new_object({"key": "color", "type": "text"})
     entry = await queued(idle, key, "create", [{"name": "a", "custom_object_fields": {"size": 1}}])
-    confirmed = Definitions.confirmed
+    confirmed = Definitions.confirm
     looks = 0
 
     async def confirm_then_change(self: Definitions, cached: Any) -> Any:
@@ -234,7 +234,7 @@ async def test_a_definition_that_changes_under_a_chunk_has_it_judged_again(
         return current
 
     async with runner_of(idle) as runner:
-        monkeypatch.setattr(Definitions, "confirmed", confirm_then_change)
+        monkeypatch.setattr(Definitions, "confirm", confirm_then_change)
         await idle.client.patch(
             f"/custom_objects/{key}/fields/color", json={"custom_object_field": {"key": "size"}}
         )

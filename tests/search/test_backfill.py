@@ -501,7 +501,7 @@ async def test_a_search_is_made_again_while_the_definition_changes(
     api: Api, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     definitions = api.running.service.definitions
-    confirmed, changes = definitions.confirmed, 3
+    confirmed, changes = definitions.confirm, 3
 
     async def change() -> None:
         async with api.running.sql() as owner:
@@ -517,7 +517,7 @@ async def test_a_search_is_made_again_while_the_definition_changes(
 
     await find(api, kept, "note1")
     await change()
-    monkeypatch.setattr(definitions, "confirmed", confirmed_and_changed)
+    monkeypatch.setattr(definitions, "confirm", confirmed_and_changed)
     assert len(await find(api, kept, "note1")) == 10
 
 

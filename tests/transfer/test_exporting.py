@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from tests.support.harness import Api, Cluster, record_of, running
 from tests.transfer.test_importing import Ran, delayed, imported, names
 from upsert_svc.__main__ import app
+from upsert_svc.transfer.cells import Kind
 from upsert_svc.transfer.client import TransferFailed
 from upsert_svc.transfer.export_rows import CsvLines, NdjsonLines
 from upsert_svc.transfer.import_rows import TargetDefinition, of_cells
@@ -343,11 +344,11 @@ async def test_a_filter_chooses_the_records(api: Api) -> None:
     ],
 )
 def test_a_list_is_written_so_that_the_import_reads_that_very_list(values: list[str], cell: str) -> None:
-    types = {"extras": "multiselect"}
+    kinds: dict[str, Kind] = {"extras": "list"}
     record = {"name": "Ada", "external_id": "A", "custom_object_fields": {"extras": values}}
 
-    [cells] = csv.reader(io.StringIO(CsvLines(types).of([record]).decode(), newline=""))
-    upsert = of_cells(TargetDefinition("car", "external_id", types), ["name", "external_id", "extras"], cells)
+    [cells] = csv.reader(io.StringIO(CsvLines(kinds).of([record]).decode(), newline=""))
+    upsert = of_cells(TargetDefinition("car", "external_id", kinds), ["name", "external_id", "extras"], cells)
 
     assert cells[2] == cell
     assert orjson.loads(upsert.body)["custom_object_record"]["custom_object_fields"] == {"extras": values}

@@ -17,10 +17,12 @@ from typer.testing import CliRunner
 
 from tests.support.harness import Api
 from upsert_svc.__main__ import app
+from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.transfer import client
+from upsert_svc.transfer.cells import read_cell
 from upsert_svc.transfer.client import TransferFailed
 from upsert_svc.transfer.import_ledger import Files, State, kept_state
-from upsert_svc.transfer.import_rows import RowRefused, TargetDefinition, converted, of_cells, of_line
+from upsert_svc.transfer.import_rows import RowRefused, TargetDefinition, of_cells, of_line
 
 FIELDS = (
     {"key": "color", "type": "text"},
@@ -31,8 +33,8 @@ FIELDS = (
     {"key": "extras", "type": "multiselect", "custom_field_options": [
         {"name": "Roof", "value": "roof"}, {"name": "Hook", "value": "hook"}]},
 )  # fmt: skip
-TYPES = {str(field["key"]): str(field["type"]) for field in FIELDS}
-CAR = TargetDefinition("car", "external_id", TYPES)
+KINDS = {str(field["key"]): FIELD_TYPES[str(field["type"])].cell for field in FIELDS}
+CAR = TargetDefinition("car", "external_id", KINDS)
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ async def by_external_id(api: Api, object_key: str) -> dict[str, dict[str, Any]]
     ],
 )
 def test_a_cell_becomes_the_json_value_of_its_field_type(field_type: str, cell: str, written: bytes) -> None:
-    definition = TargetDefinition("car", "external_id", {"field": field_type})
+    definition = TargetDefinition("car", "external_id", {"field": FIELD_TYPES[field_type].cell})
 
     upsert = of_cells(definition, ["external_id", "field"], ["A", cell])
 
@@ -178,7 +180,7 @@ def test_a_cell_becomes_the_json_value_of_its_field_type(field_type: str, cell: 
 )
 def test_a_cell_that_cannot_be_converted_is_refused(field_type: str, cell: str) -> None:
     with pytest.raises(ValueError, match="must be"):
-        converted(cell, field_type)
+        read_cell(cell, FIELD_TYPES[field_type].cell)
 
 
 def test_every_cell_that_cannot_be_converted_is_named_in_the_reasons() -> None:
@@ -198,14 +200,14 @@ def test_an_empty_cell_is_left_out() -> None:
 
 
 def test_a_key_column_that_is_a_field_is_both_the_identifier_and_a_field() -> None:
-    upsert = of_cells(TargetDefinition("car", "year", TYPES), ["year", "name"], ["02026", "Ada"])
+    upsert = of_cells(TargetDefinition("car", "year", KINDS), ["year", "name"], ["02026", "Ada"])
 
     assert upsert.identifier == "02026"
     assert sent(upsert) == {"name": "Ada", "custom_object_fields": {"year": 2026}}
 
 
 def test_a_key_column_that_is_no_field_is_only_the_identifier() -> None:
-    upsert = of_cells(TargetDefinition("car", "vin", TYPES), ["vin", "name"], ["V-1", "Ada"])
+    upsert = of_cells(TargetDefinition("car", "vin", KINDS), ["vin", "name"], ["V-1", "Ada"])
 
     assert upsert.identifier == "V-1"
     assert sent(upsert) == {"name": "Ada", "custom_object_fields": {}}

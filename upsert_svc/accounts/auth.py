@@ -61,7 +61,7 @@ class Authenticator:
         return principal
 
     def _begin(self, digest: bytes, authorization: bytes) -> _Look:
-        look = _Look(time.monotonic(), asyncio.create_task(self._looked_up(authorization.decode("latin-1"))))
+        look = _Look(time.monotonic(), asyncio.create_task(self._look_up(authorization.decode("latin-1"))))
         look.task.add_done_callback(lambda _: self._settle(digest, look))
         return look
 
@@ -74,7 +74,7 @@ class Authenticator:
         elif isinstance(error, NotAuthenticated) or self._looks.get(digest) is look:
             self._looks.pop(digest, None)
 
-    async def _looked_up(self, authorization: str) -> Principal:
+    async def _look_up(self, authorization: str) -> Principal:
         email, token = _credential(authorization)
         async with self._lookups.connection() as connection:
             principal = await tokens.find(connection, tokens.digest(token))

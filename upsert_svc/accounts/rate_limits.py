@@ -1,6 +1,6 @@
 """Rate limits of accounts and of tokens, counted in this process over fixed windows.
 
-What is over a limit is told so, and for how long; a limit that is not set costs nothing.
+A caller over a limit learns for how long; a limit that is not set costs nothing.
 """
 
 import math
@@ -113,12 +113,12 @@ class RateLimits:
         account = str(principal.account_id)
         standings: list[Standing] = []
         if self._token is not None:
-            standings.append(self._counted(self._token, "token", account, str(principal.token_id)))
+            standings.append(self._count(self._token, "token", account, str(principal.token_id)))
         if self._account is not None and not (standings and standings[0].is_exceeded):
-            standings.append(self._counted(self._account, "account", account))
+            standings.append(self._count(self._account, "account", account))
         return min(standings, key=lambda standing: (not standing.is_exceeded, standing.remaining))
 
-    def _counted(self, item: RateLimitItem, of: str, *identifiers: str) -> Standing:
+    def _count(self, item: RateLimitItem, of: str, *identifiers: str) -> Standing:
         is_taken = self._windows.hit(item, of, *identifiers)
         end, remaining = self._windows.get_window_stats(item, of, *identifiers)
         reset_seconds = max(math.ceil(end - self._clock()), 1)

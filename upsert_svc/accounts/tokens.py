@@ -95,7 +95,7 @@ async def create(
     return token
 
 
-async def listed(connection: Connection) -> list[TokenListing]:
+async def list_all(connection: Connection) -> list[TokenListing]:
     """All tokens, the oldest first."""
     return [TokenListing(**row) for row in await connection.fetch(*_SQL.list_tokens())]
 

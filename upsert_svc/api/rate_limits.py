@@ -8,12 +8,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from upsert_svc.accounts.rate_limits import RateLimits, Standing
 from upsert_svc.api import health
-from upsert_svc.api.requests import Handler, authenticated
+from upsert_svc.api.requests import Handler, authenticate
 from upsert_svc.errors import TooManyRequests
 
 
 class Limiter:
-    """Stands between the envelope and the endpoints, where a limit is set."""
+    """Stands between the middleware and the endpoints, where a limit is set."""
 
     def __init__(self, rate_limits: RateLimits) -> None:
         self._rate_limits = rate_limits
@@ -23,13 +23,13 @@ class Limiter:
         if scope["path"] in health.ENDPOINTS:
             return handle, send
         try:
-            principal = await authenticated(scope)
-        except Exception as error:  # for the envelope to answer; an unknown path stays one for everybody
+            principal = await authenticate(scope)
+        except Exception as error:  # for the middleware to answer; an unknown path stays one for everybody
             return handle and _raising(error), send
         standing = self._rate_limits.count(principal)
         if standing.is_exceeded:
             handle = _raising(TooManyRequests(standing.of, standing.limit, standing.reset_seconds))
-        return handle, _telling(send, standing)
+        return handle, _with_headers(send, standing)
 
 
 def _raising(error: Exception) -> Handler:
@@ -39,10 +39,10 @@ def _raising(error: Exception) -> Handler:
     return handle
 
 
-def _telling(send: Send, standing: Standing) -> Send:
+def _with_headers(send: Send, standing: Standing) -> Send:
     """Where an answer is sent so that its headers tell how the caller stands, in both of Zendesk's ways."""
     limit, remaining = b"%d" % standing.limit, b"%d" % standing.remaining
-    told = (
+    headers = (
         (b"x-rate-limit", limit),
         (b"x-rate-limit-remaining", remaining),
         (b"ratelimit-limit", limit),
@@ -50,9 +50,9 @@ def _telling(send: Send, standing: Standing) -> Send:
         (b"ratelimit-reset", b"%d" % standing.reset_seconds),
     )
 
-    async def send_told(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *told]
+            message["headers"] = [*message.get("headers", ()), *headers]
         await send(message)
 
-    return send_told
+    return send_with_headers

@@ -18,7 +18,7 @@ _STRATEGIES: Mapping[str, Strategy] = {"": "force", "force": "force", "merge": "
 
 
 async def upsert(call: Call) -> Response:
-    return responses.written(call, await _patched(call, identified(call.query)))
+    return responses.written(call, await _patch(call, identified(call.query)))
 
 
 async def create(call: Call) -> Response:
@@ -29,10 +29,10 @@ async def create(call: Call) -> Response:
 
 
 async def update(call: Call) -> Response:
-    return responses.written(call, await _patched(call, Identifier("record_id", call.path("id"))))
+    return responses.written(call, await _patch(call, Identifier("record_id", call.path("id"))))
 
 
-async def _patched(call: Call, identifier: Identifier) -> WriteResult:
+async def _patch(call: Call, identifier: Identifier) -> WriteResult:
     dry_run, asked = call.query.flag("dry_run"), conditions(call)
     patch = record_patch(await call.json())
     change = WriteRequest(identifier, patch, None, asked, dry_run)
@@ -40,14 +40,14 @@ async def _patched(call: Call, identifier: Identifier) -> WriteResult:
 
 
 async def replace(call: Call) -> Response:
-    return await _replaced(call, Identifier("record_id", call.path("id")))
+    return await _replace(call, Identifier("record_id", call.path("id")))
 
 
 async def replace_identified(call: Call) -> Response:
-    return await _replaced(call, identified(call.query))
+    return await _replace(call, identified(call.query))
 
 
-async def _replaced(call: Call, identifier: Identifier) -> Response:
+async def _replace(call: Call, identifier: Identifier) -> Response:
     strategy = _STRATEGIES.get(call.query.once("strategy"))
     if strategy is None:
         raise BadRequest("strategy must be force, merge or replace")
@@ -70,14 +70,14 @@ async def show(call: Call) -> Response:
 
 
 async def delete(call: Call) -> Response:
-    return await _deleted(call, Identifier("record_id", call.path("id")))
+    return await _delete(call, Identifier("record_id", call.path("id")))
 
 
 async def delete_identified(call: Call) -> Response:
-    return await _deleted(call, identified(call.query))
+    return await _delete(call, identified(call.query))
 
 
-async def _deleted(call: Call, identifier: Identifier) -> Response:
+async def _delete(call: Call, identifier: Identifier) -> Response:
     await call.service.records.delete(call.principal, call.path("key"), identifier, conditions(call))
     return responses.no_content()
 

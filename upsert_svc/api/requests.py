@@ -164,7 +164,7 @@ def _pairs(raw: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-async def authenticated(scope: Scope) -> Principal:
+async def authenticate(scope: Scope) -> Principal:
     """Who sends the request: looked up once, whoever asks. Raises NotAuthenticated."""
     principal = known_principal(scope)
     if principal is None:
@@ -179,13 +179,13 @@ def known_principal(scope: Scope) -> Principal | None:
     return principal
 
 
-def called(endpoint: Endpoint, *, admin_only: bool, is_bulk: bool = False) -> Handler:
+def as_handler(endpoint: Endpoint, *, admin_only: bool, is_bulk: bool = False) -> Handler:
     """The endpoint behind authentication; one that takes many things at once has a larger body."""
 
     async def handle(scope: Scope, receive: Receive) -> Response:
         service: Service = scope["app"].state.service
         headers: request_body.Headers = dict(reversed(scope["headers"]))  # of one given twice the first
-        principal = await authenticated(scope)
+        principal = await authenticate(scope)
         parameters = scope["path_params"]
         if "key" in parameters:  # some clients ask for an object by the name of a class
             parameters["key"] = parameters["key"].lower()

@@ -12,6 +12,7 @@ from upsert_svc.api.requests import Call
 from upsert_svc.definitions.fields import NAME_FIELD, FieldRow
 from upsert_svc.definitions.objects import CustomObject, Usage
 from upsert_svc.errors import ServiceError
+from upsert_svc.jobs.job_items import ACTIONS
 from upsert_svc.jobs.job_store import JobStatus
 from upsert_svc.paging import Page
 from upsert_svc.records.history import Event, ExportPage
@@ -214,22 +215,12 @@ def written(call: Call, result: WriteResult, status: int = 200, *, is_data_only:
     return JsonResponse({"custom_object_record": record(call, result.record)}, status, headers)
 
 
-_JOB_TYPES = {
-    "create": "Bulk Create Custom Object Record",
-    "update": "Bulk Update Custom Object Record",
-    "delete": "Bulk Delete Custom Object Record",
-    "delete_by_external_id": "Bulk Delete Custom Object Record",
-    "create_or_update_by_external_id": "Bulk Create Or Update Custom Object Record",
-    "create_or_update_by_name": "Bulk Create Or Update Custom Object Record",
-}
-
-
 def job_status(call: Call, item: JobStatus) -> dict[str, Any]:
-    """A job; nothing is told of its progress before it has made any."""
+    """A job; its progress and results are null before it has any."""
     is_queued = item.status == "queued"
     return {
         "id": item.job_id,
-        "job_type": _JOB_TYPES[item.action],
+        "job_type": ACTIONS[item.action].job_type,
         "url": call.url("job_statuses", f"{item.job_id}.json"),
         "total": item.total,
         "progress": None if is_queued else item.progress,

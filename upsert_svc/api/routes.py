@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from upsert_svc.api import fields, health, history, jobs, objects, records
 from upsert_svc.api.idempotency import once_per_key
-from upsert_svc.api.requests import Endpoint, Handler, called
+from upsert_svc.api.requests import Endpoint, Handler, as_handler
 from upsert_svc.errors import MethodNotAllowed
 
 ROOT = "/api/v2/custom_objects"
@@ -96,7 +96,7 @@ def _handler(operation: Operation) -> Handler:
     endpoint = operation.endpoint
     if not operation.reads:
         endpoint = once_per_key(endpoint, has_dry_run=operation.dry_run)
-    return called(endpoint, admin_only=operation.admin, is_bulk=operation.bulk)
+    return as_handler(endpoint, admin_only=operation.admin, is_bulk=operation.bulk)
 
 
 def _route(path: str, handlers: Mapping[str, Handler]) -> Route:

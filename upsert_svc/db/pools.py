@@ -105,7 +105,7 @@ class Pinned:
 
 
 class Pool:
-    """Connections of one kind. Whoever finds none free in time is told to come back: 503."""
+    """Connections of one kind. Whoever finds none free in time is refused, and may come back: 503."""
 
     def __init__(
         self, url: str, settings: Settings, *, size: int, lock_timeout_seconds: float | None = None
@@ -179,7 +179,7 @@ class Pool:
             yield connection
 
     async def retrying(self, operation: Callable[[Connection], Awaitable[Result]]) -> Result:
-        """Runs an operation that is one transaction, again when a rival stood in its way.
+        """Runs an operation that is one transaction, again when another writer stood in its way.
 
         Of eight racers on one key about one in a hundred meets a 23505 or a deadlock that a second
         try does not; a conflict that lasts is the caller's.

@@ -1,4 +1,4 @@
-"""The SQL of the service: loads sql/*.sql into named statements whose parameters are checked."""
+"""The SQL of the service: loads sql/*.sql into named statements, their fragments and parameters checked."""
 
 import re
 from collections.abc import Mapping
@@ -10,6 +10,8 @@ _PACKAGED = Path(__file__).parents[1] / "_sql"
 DIRECTORY = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "sql"
 
 _BLOCK = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_FRAGMENT = re.compile(r"^-- fragment: (\w+)\n(?:--.*\n)*", re.MULTILINE)
+_INCLUDED = re.compile(r"/\*(\w+)\*/")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
 
 
@@ -53,6 +55,23 @@ def _parse(name: str, block: str) -> Statement:
 @cache
 def load(noun: str) -> Statements:
     """The statements of sql/{noun}.sql: blocks that begin with a line `-- name: …`."""
-    _, *parts = _BLOCK.split((DIRECTORY / f"{noun}.sql").read_text(encoding="utf-8"))
-    names, blocks = parts[::2], parts[1::2]
-    return Statements({name: _parse(name, block) for name, block in zip(names, blocks, strict=True)})
+    blocks = _blocks(_BLOCK, DIRECTORY / f"{noun}.sql")
+    return Statements({name: _parse(name, _complete(block)) for name, block in blocks.items()})
+
+
+@cache
+def fragments() -> Mapping[str, str]:
+    """The pieces of sql/fragments.sql, which statements include by a comment of their name: /*name*/."""
+    blocks = _blocks(_FRAGMENT, DIRECTORY / "fragments.sql")
+    return {name: block.strip() for name, block in blocks.items()}
+
+
+def _blocks(beginning: re.Pattern[str], file: Path) -> dict[str, str]:
+    """The blocks of a file by the name in the line that each begins with."""
+    _, *parts = beginning.split(file.read_text(encoding="utf-8"))
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _complete(block: str) -> str:
+    """A block with the fragments that it names; other comments stay as they are."""
+    return _INCLUDED.sub(lambda match: fragments().get(match[1], match[0]), block)

@@ -1,7 +1,7 @@
-"""Object definitions compiled for judging writes, cached by their version.
+"""Object definitions compiled for validating writes, cached by their version.
 
 A cached definition may be out of date. That never lets a wrong write through, because the writing statement
-checks the version, and never refuses a right one, because a refusal asks `confirmed` first.
+checks the version, and never refuses a right one, because a refusal asks `confirm` first.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ import orjson
 
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Pool
-from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FieldDefinition, FieldValidator
+from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES, FieldDefinition
+from upsert_svc.definitions.validator import FieldValidator
 from upsert_svc.errors import RecordNotFound, ServiceUnavailable
 
 _SQL = statements.load("objects")
@@ -26,7 +27,7 @@ DEFINITION_ATTEMPTS = 5  # of what is done by a definition that may have changed
 
 @dataclass(frozen=True)
 class Definition:
-    """One version of an object's definition, as writes are judged by it."""
+    """One version of an object's definition, as writes are validated by it."""
 
     account_id: int
     object_id: int
@@ -59,20 +60,20 @@ class Definitions:
         if cached is not None:
             self._cached.move_to_end((account_id, key))
             return cached
-        return await self.reloaded(account_id, key)
+        return await self.reload(account_id, key)
 
     async def current(self, account_id: int, key: str) -> Definition:
         """The definition, confirmed to be the current one. Raises RecordNotFound."""
-        return await self.confirmed(await self.get(account_id, key))
+        return await self.confirm(await self.get(account_id, key))
 
-    async def reloaded(self, account_id: int, key: str) -> Definition:
+    async def reload(self, account_id: int, key: str) -> Definition:
         """The definition as it is now. Raises RecordNotFound."""
         self.forget(account_id, key)
         async with self._lookups.connection() as connection:
             row = await connection.fetchrow(*_SQL.load_definition(account_id=account_id, key=key))
         if row is None:
             raise RecordNotFound
-        loaded = _compiled(account_id, key, row)
+        loaded = _compile(account_id, key, row)
         self.forget(account_id, key)
         self._cached[account_id, key] = loaded
         self._cached_fields += loaded.field_count
@@ -80,7 +81,7 @@ class Definitions:
             self.forget(*next(iter(self._cached)))
         return loaded
 
-    async def confirmed(self, definition: Definition) -> Definition:
+    async def confirm(self, definition: Definition) -> Definition:
         """The same definition when it is the current one, else the current one. Raises RecordNotFound.
 
         Requests that ask at the same moment share one look, never one that began before they asked.
@@ -90,14 +91,14 @@ class Definitions:
             await asyncio.wait([earlier])
         task = self._confirming.get(slot)
         if task is None or task is earlier:
-            task = asyncio.create_task(self._confirm(definition))
+            task = asyncio.create_task(self._look_and_confirm(definition))
             self._confirming[slot] = task
             task.add_done_callback(lambda done: self._forget_look(slot, done))
         current = await asyncio.shield(task)
         same = (current.object_id, current.version) == (definition.object_id, definition.version)
         return definition if same else current
 
-    async def _confirm(self, definition: Definition) -> Definition:
+    async def _look_and_confirm(self, definition: Definition) -> Definition:
         account_id, key = definition.account_id, definition.key
         async with self._lookups.connection() as connection:
             row = await connection.fetchrow(*_SQL.current_version(account_id=account_id, key=key))
@@ -106,7 +107,7 @@ class Definitions:
             definition.version,
         ):
             return definition
-        return await self.reloaded(account_id, key)
+        return await self.reload(account_id, key)
 
     def _forget_look(self, slot: tuple[int, str], done: asyncio.Task[Definition]) -> None:
         if self._confirming.get(slot) is done:
@@ -124,11 +125,15 @@ def _validator(fields: tuple[FieldDefinition, ...]) -> FieldValidator:
     return FieldValidator(fields)
 
 
-def _compiled(account_id: int, key: str, row: Mapping[str, Any]) -> Definition:
+def _compile(account_id: int, key: str, row: Mapping[str, Any]) -> Definition:
     fields = tuple(
         FieldDefinition(**(loaded | {"options": tuple(loaded["options"])}))
         for loaded in orjson.loads(row["fields"])
     )
+    if unknown := {field.type for field in fields} - FIELD_TYPES.keys():  # a later version made it just now
+        raise ServiceUnavailable(
+            f"This version of the service has no field type {', '.join(sorted(unknown))}"
+        )
     targets = {
         field.key: field.relationship_target_type.removeprefix(CUSTOM_OBJECT_TARGET)
         for field in fields

@@ -20,8 +20,8 @@ from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.definitions.field_types import (
     CUSTOM_OBJECT_TARGET,
     FIELD_TYPES,
-    OPTION_TYPES,
     compile_pattern,
+    types_that,
 )
 from upsert_svc.definitions.objects import Usage
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
@@ -80,13 +80,12 @@ class ObjectFields:
         """Adds a field at the end. Raises RecordNotFound, RecordInvalid."""
         _require_field(body)
         async with self._database.main.transaction() as connection:
-            stored = await objects.locked(connection, principal.account_id, object_key)
+            stored = await objects.lock(connection, principal.account_id, object_key)
             object_id = stored["object_id"]
-            usage = await connection.fetchrow(
-                *_SQL.count_fields(account_id=principal.account_id, object_id=object_id)
-            )
+            usage = await connection.fetchrow(*_count_fields(principal, object_id))
             self._require_room(usage, body)
-            options = body.custom_field_options or [] if body.type in OPTION_TYPES else []
+            field_type = FIELD_TYPES[str(body.type)]
+            options = body.custom_field_options or [] if field_type.has_options else []
             first_id = await tokens.next_id(connection, principal.account_id, 1 + len(options))
             await connection.execute(
                 *_SQL.insert_field(
@@ -104,7 +103,7 @@ class ObjectFields:
                     regexp_for_validation=body.regexp_for_validation,
                     tag=body.tag,
                     options=_dumped(_option_rows(options, {}, first_id + 1)),
-                    relationship_target_type=body.relationship_target_type if body.type == "lookup" else None,
+                    relationship_target_type=body.relationship_target_type if field_type.has_target else None,
                     relationship_filter=_dumped(body.relationship_filter),
                 )
             )
@@ -118,7 +117,7 @@ class ObjectFields:
     ) -> FieldRow:
         """History what is sent of a field. Raises RecordNotFound, RecordInvalid."""
         async with self._database.main.transaction() as connection:
-            stored = await objects.locked(connection, principal.account_id, object_key)
+            stored = await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)
             _require_change(field, body)
             if field["key"] == NAME_FIELD and body.properties is not None:
@@ -132,7 +131,7 @@ class ObjectFields:
     async def delete(self, principal: Principal, object_key: str, key_or_id: str) -> None:
         """Deletes a field with its values. Raises RecordNotFound, and RecordInvalid for a standard field."""
         async with self._database.main.transaction() as connection:
-            await objects.locked(connection, principal.account_id, object_key)
+            await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)
             if field["system"]:
                 raise RecordInvalid({"base": [Problem("Standard fields cannot be deleted", "SystemField")]})
@@ -147,7 +146,7 @@ class ObjectFields:
     async def reorder(self, principal: Principal, object_key: str, field_ids: Sequence[int]) -> None:
         """Puts the named fields first, in the order given. Raises RecordNotFound for one missing."""
         async with self._database.main.transaction() as connection:
-            stored = await objects.locked(connection, principal.account_id, object_key)
+            stored = await objects.lock(connection, principal.account_id, object_key)
             for field_id in field_ids:
                 await _found(connection, principal.account_id, object_key, str(field_id))
             await connection.execute(
@@ -162,9 +161,7 @@ class ObjectFields:
         """How many fields the object has. Raises RecordNotFound."""
         async with self._database.main.connection() as connection:
             object_id = await _require_object(connection, principal, object_key)
-            row = await connection.fetchrow(
-                *_SQL.count_fields(account_id=principal.account_id, object_id=object_id)
-            )
+            row = await connection.fetchrow(*_count_fields(principal, object_id))
         return Usage(row["fields"], self._field_limit)
 
     def _require_room(self, usage: Mapping[str, int], body: FieldBody) -> None:
@@ -172,10 +169,15 @@ class ObjectFields:
             raise RecordInvalid(
                 {"base": [Problem(f"An object has at most {self._field_limit} fields", "LimitExceeded")]}
             )
-        if body.type == "lookup" and usage["lookups"] >= LOOKUP_LIMIT:
+        if FIELD_TYPES[str(body.type)].has_target and usage["lookups"] >= LOOKUP_LIMIT:
             raise RecordInvalid(
                 {"base": [Problem(f"An object has at most {LOOKUP_LIMIT} lookup fields", "LimitExceeded")]}
             )
+
+
+def _count_fields(principal: Principal, object_id: int) -> tuple[object, ...]:
+    target_types = types_that(lambda field_type: field_type.has_target)
+    return _SQL.count_fields(account_id=principal.account_id, object_id=object_id, target_types=target_types)
 
 
 async def _require_object(connection: Connection, principal: Principal, object_key: str) -> int:
@@ -212,6 +214,8 @@ async def _recompile(
             object_id=object_id,
             user_id=principal.user_id,
             removals=_dumped(list(removals)),
+            searched_types=types_that(lambda field_type: field_type.is_searched),
+            merged_types=types_that(lambda field_type: field_type.is_merged),
         )
     )
 
@@ -226,11 +230,12 @@ def _require_field(body: FieldBody) -> None:
         problems["key"] = [Problem("Key takes letters, digits and _, and not digits only")]
     if not title.strip():
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
-    if body.type not in FIELD_TYPES:
+    field_type = FIELD_TYPES.get(body.type or "")
+    if field_type is None:
         problems["type"] = [Problem(f"Type must be one of {', '.join(FIELD_TYPES)}")]
-    if body.type == "regexp" and not body.regexp_for_validation:
+    elif field_type.has_pattern and not body.regexp_for_validation:
         problems["regexp_for_validation"] = [Problem("A regexp field needs a pattern", "BlankValue")]
-    if body.type == "lookup" and not _is_target(body.relationship_target_type or ""):
+    elif field_type.has_target and not _is_target(body.relationship_target_type or ""):
         problems["relationship_target_type"] = [
             Problem("A lookup field needs a target, as zen:custom_object:KEY", "BlankValue")
         ]
@@ -242,13 +247,13 @@ def _require_change(field: FieldRow, body: FieldBody) -> None:
     title = first_set(body.title, body.raw_title)
     if title is not None and not title.strip():
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
-    if field["type"] == "regexp" and body.regexp_for_validation == "":
+    if FIELD_TYPES[field["type"]].has_pattern and body.regexp_for_validation == "":
         problems["regexp_for_validation"] = [Problem("A regexp field needs a pattern", "BlankValue")]
     _collect_shared_problems(problems, body)
 
 
 def _collect_shared_problems(problems: dict[str, list[Problem]], body: FieldBody) -> None:
-    """What makes and what changes a field is judged alike by. Raises RecordInvalid when anything is wrong."""
+    """The rules for what makes a field and for what changes one. Raises RecordInvalid when one is broken."""
     if body.regexp_for_validation:
         try:
             compile_pattern(body.regexp_for_validation)
@@ -275,7 +280,7 @@ async def _change_field(connection: Connection, field: FieldRow, body: FieldBody
     """Writes the field's row; answers what the records must lose: the options left out."""
     old_options: list[dict[str, Any]] = _loaded(field["options"]) or []
     options, removals = old_options, []
-    if body.custom_field_options is not None and field["type"] in OPTION_TYPES:
+    if body.custom_field_options is not None and FIELD_TYPES[field["type"]].has_options:
         known = {option["value"]: option["id"] for option in old_options}
         new = sum(option.value not in known for option in body.custom_field_options)
         first_id = await tokens.next_id(connection, field["account_id"], new)

@@ -132,7 +132,7 @@ class Objects:
     async def update(self, principal: Principal, key: str, body: ObjectBody) -> CustomObject:
         """History what is sent of an object. Raises RecordNotFound, RecordInvalid."""
         async with self._database.main.transaction() as connection:
-            stored = await locked(connection, principal.account_id, key)
+            stored = await lock(connection, principal.account_id, key)
             title = first_set(body.title, body.raw_title)
             if title is not None and not title.strip():
                 raise RecordInvalid({"title": [Problem("Title cannot be blank", "BlankValue")]})
@@ -149,7 +149,7 @@ class Objects:
     async def delete(self, principal: Principal, key: str) -> None:
         """Deletes an object and all its records. Raises RecordNotFound."""
         async with self._database.main.transaction() as connection:
-            stored = await locked(connection, principal.account_id, key)
+            stored = await lock(connection, principal.account_id, key)
             await connection.execute(
                 *_SQL.delete_object(
                     account_id=principal.account_id, object_id=stored["object_id"], user_id=principal.user_id
@@ -170,7 +170,7 @@ class Objects:
         return Usage(count, self._record_limit)
 
 
-async def locked(connection: Connection, account_id: int, key: str) -> Mapping[str, Any]:
+async def lock(connection: Connection, account_id: int, key: str) -> Mapping[str, Any]:
     """The definition's row, held against writers and other changes until commit. Raises RecordNotFound."""
     found = await connection.fetchrow(*_SQL.show_object(account_id=account_id, key=key))
     if found is None:

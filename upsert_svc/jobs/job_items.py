@@ -1,12 +1,12 @@
-"""The items of a bulk job: judged one by one, written together, each with a result of its own.
+"""The items of a bulk job: validated one by one, written together, each with a result of its own.
 
-The same code judges and writes an item as a request of its own. Refuses nothing itself: a refusal is the
+The same code validates and writes an item as a request of its own. Refuses nothing itself: a refusal is the
 item's result.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from upsert_svc import json_body
 from upsert_svc.accounts.tokens import Principal
@@ -19,34 +19,30 @@ from upsert_svc.records.rules import record_or_raise, require_findable, validate
 from upsert_svc.records.values import NEW, By, Identifier, WriteRequest, WriteRow
 from upsert_svc.records.write_batching import BATCH_CHARACTERS
 
-Action = Literal[
-    "create",
-    "update",
-    "delete",
-    "delete_by_external_id",
-    "create_or_update_by_external_id",
-    "create_or_update_by_name",
-]
 Result = dict[str, Any]
 
-_BY: Mapping[str, By] = {
-    "create": "none",
-    "update": "record_id",
-    "delete": "record_id",
-    "delete_by_external_id": "external_id",
-    "create_or_update_by_external_id": "external_id",
-    "create_or_update_by_name": "name",
+
+class Action(NamedTuple):
+    """What a job does to each of its items."""
+
+    by: By  # what finds the record
+    status: str  # of the result of an item that went well
+    job_type: str  # of the job, as it is answered
+
+
+ACTIONS: Mapping[str, Action] = {
+    "create": Action("none", "Created", "Bulk Create Custom Object Record"),
+    "update": Action("record_id", "Updated", "Bulk Update Custom Object Record"),
+    "delete": Action("record_id", "Deleted", "Bulk Delete Custom Object Record"),
+    "delete_by_external_id": Action("external_id", "Deleted", "Bulk Delete Custom Object Record"),
+    "create_or_update_by_external_id": Action(
+        "external_id", "CreateOrUpdate", "Bulk Create Or Update Custom Object Record"
+    ),
+    "create_or_update_by_name": Action(
+        "name", "CreateOrUpdate", "Bulk Create Or Update Custom Object Record"
+    ),
 }
-ACTIONS = tuple(_BY)
 _ATTRIBUTES: Mapping[By, str] = {"record_id": "id", "external_id": "external_id", "name": "name"}
-_STATUSES = {
-    "create": "Created",
-    "update": "Updated",
-    "delete": "Deleted",
-    "delete_by_external_id": "Deleted",
-    "create_or_update_by_external_id": "CreateOrUpdate",
-    "create_or_update_by_name": "CreateOrUpdate",
-}
 _TAKEN = frozenset({"name_taken", "external_id_taken"})
 
 
@@ -95,7 +91,7 @@ async def apply(
     """
     run = _Run(connection, principal, definition, action)
     for item in items:
-        await asyncio.sleep(0)  # judging may take long, and requests are answered in the same process
+        await asyncio.sleep(0)  # validating may take long, and requests are answered in the same process
         if action.startswith("delete"):
             await run.delete(item)
         else:
@@ -131,7 +127,9 @@ class _Run:
             if self._definition.lookup_targets:
                 if any(validated.values.get(key) is not None for key in self._own_lookups):
                     await self.flush()
-                write = await record_store.with_targets(Pinned(self._connection), self._definition, validated)
+                write = await record_store.resolve_lookups(
+                    Pinned(self._connection), self._definition, validated
+                )
         except ServiceError as error:
             self._fail(item, error)
         else:
@@ -163,9 +161,9 @@ class _Run:
         waiting, self._waiting = self._waiting, []
         writes = self._with_rising_ids([write for _, write in waiting])
         try:
-            rows = await self._sent_together(writes)
+            rows = await self._send_together(writes)
         except _OrderMatters:
-            rows = [row for write in writes for row in await self._sent([write])]
+            rows = [row for write in writes for row in await self._send([write])]
         for (item, _), row in zip(waiting, rows, strict=True):
             self._settle(item, row)
 
@@ -178,25 +176,25 @@ class _Run:
             for write, record_id in zip(writes, record_ids, strict=True)
         ]
 
-    async def _sent_together(self, writes: Sequence[WriteRow]) -> list[Row]:
+    async def _send_together(self, writes: Sequence[WriteRow]) -> list[Row]:
         """Raises _OrderMatters, with nothing written, where one after another might end differently."""
         if len(writes) < 2:
-            return await self._sent(writes)
+            return await self._send(writes)
         if await self._connection.fetchval(
-            *record_store.is_another_in_the_way(self._definition, _BY[self._action], writes)
+            *record_store.is_another_in_the_way(self._definition, ACTIONS[self._action].by, writes)
         ):
             raise _OrderMatters  # which may make room for it
         async with self._connection.transaction():
-            rows = await self._sent(writes)
+            rows = await self._send(writes)
             if any(row["outcome"] in _TAKEN for row in rows):
                 raise _OrderMatters  # two items ask for the same
         return rows
 
-    async def _sent(self, writes: Sequence[WriteRow]) -> list[Row]:
+    async def _send(self, writes: Sequence[WriteRow]) -> list[Row]:
         if not writes:
             return []
         rows = await self._connection.fetch(
-            *write_batching.statement(self._principal.account_id, _BY[self._action], writes)
+            *write_batching.statement(self._principal.account_id, ACTIONS[self._action].by, writes)
         )
         if any(row["outcome"] == "stale" for row in rows):
             raise StaleDefinition
@@ -215,7 +213,7 @@ class _Run:
             self._principal,
             self._action,
             item,
-            status=_STATUSES[self._action],
+            status=ACTIONS[self._action].status,
             record_id=record_id,
             external_id=external_id,
         )
@@ -229,13 +227,13 @@ def _change(action: str, value: Any) -> WriteRequest:
     if not isinstance(value, dict):
         raise _invalid("base", "The item must be a JSON object")
     patch = record_patch({"custom_object_record": value})
-    by = _BY[action]
+    by = ACTIONS[action].by
     return WriteRequest(NEW if by == "none" else _identifier(by, value.get(_ATTRIBUTES[by])), patch)
 
 
 def _deletion(action: str, value: Any) -> Identifier:
     """What an item is to delete: the identifier itself, or an object that holds it. Raises RecordInvalid."""
-    by = _BY[action]
+    by = ACTIONS[action].by
     return _identifier(by, value.get(_ATTRIBUTES[by]) if isinstance(value, dict) else value)
 
 
@@ -281,7 +279,7 @@ def _result(
 
 def _sent_identifier(action: str, value: Any, attribute: str) -> str | None:
     """What a refused item calls its record, where it is of any use to who reads its result."""
-    is_sought = _ATTRIBUTES.get(_BY[action]) == attribute
+    is_sought = _ATTRIBUTES.get(ACTIONS[action].by) == attribute
     if isinstance(value, dict) and (is_sought or attribute == "external_id"):
         value = value.get(attribute)
     elif not is_sought or not action.startswith("delete"):

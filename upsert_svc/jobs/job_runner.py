@@ -60,7 +60,7 @@ class JobRunner:
     async def step(self, entry: Entry) -> Progress:
         """Carries a job on by a chunk of its items, or one by one where they cannot be applied together.
 
-        Raises ServiceUnavailable when the database is out of reach: nobody knows what to tell of an item.
+        Raises ServiceUnavailable when the database is out of reach: nothing is known of any item.
         """
         for attempt in range(_CHUNK_ATTEMPTS):
             try:
@@ -125,7 +125,7 @@ class JobRunner:
         return definition
 
     async def give_up(self, entry: Entry) -> bool:
-        """Counts a failure that no item is to blame for; ends the job when there were several in a row."""
+        """Counts a failure that no item caused; ends the job when there were several in a row."""
         async with self._pool.transaction() as connection:
             attempts = await connection.fetchval(*_SQL.count_failure(**entry._asdict()))
             if attempts is not None and attempts >= _JOB_ATTEMPTS:
@@ -150,7 +150,7 @@ def _now() -> str:
 
 
 def _raise_unavailable(error: Exception) -> None:
-    """Raises ServiceUnavailable where the database is to blame, rather than the items."""
+    """Raises ServiceUnavailable where the database is the cause, rather than the items."""
     if is_unavailable(error):
         raise ServiceUnavailable from error
 

@@ -25,7 +25,7 @@ from upsert_svc.settings import Settings
 JOBS_AT_A_TIME = 2
 LOCK_TIMEOUT_SECONDS = 1.0
 _HEARTBEAT = timedelta(seconds=3)  # after so long without one a job is taken up by another worker
-_POLL = timedelta(seconds=2)  # what is put into the queue is told at once; what a worker left is not
+_POLL = timedelta(seconds=2)  # what is put into the queue is notified at once; what a worker left is not
 _RECONNECT_SECONDS = 1.0
 _STOP_SECONDS = 3.0
 _SHORTLY = timedelta(seconds=1)

@@ -10,7 +10,9 @@ from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Connections, Database, Row
 from upsert_svc.definitions.compiled import DEFINITION_ATTEMPTS, Definition, Definitions, keeps_changing
-from upsert_svc.definitions.field_types import dumped, is_record_id, lookup_identifier
+from upsert_svc.definitions.field_types import lookup_identifier
+from upsert_svc.definitions.operands import is_record_id
+from upsert_svc.definitions.validator import dumped
 from upsert_svc.errors import PreconditionFailed, Problem, RecordInvalid, RecordNotFound
 from upsert_svc.payloads import RecordPatch
 from upsert_svc.records import write_batching
@@ -53,11 +55,10 @@ class Records:
         self._reader = reader
 
     async def write(self, principal: Principal, object_key: str, change: WriteRequest) -> WriteResult:
-        """Writes the record that the change's identifier finds, or creates it; by its id it never does.
+        """Writes the record that the request's identifier finds, or creates it; by its id it never does.
 
-        See docs/api.md, "Upsert" and "Replace". It is judged by the definition and written, and again under
-        the new definition when that changed meanwhile. Raises RecordInvalid, RecordNotFound,
-        PreconditionFailed.
+        See docs/api.md, "Upsert" and "Replace". It is validated by the definition and written, and that again
+        when the definition changed meanwhile. Raises RecordInvalid, RecordNotFound, PreconditionFailed.
         """
         require_findable(change.identifier, change.patch)
         definition = await self._definitions.get(principal.account_id, object_key)
@@ -66,27 +67,27 @@ class Records:
                 validated = validate(definition, principal, change)
                 write = validated.write
                 if definition.lookup_targets:
-                    write = await with_targets(self._database.main, definition, validated)
+                    write = await resolve_lookups(self._database.main, definition, validated)
             except RecordInvalid:
-                current = await self._definitions.confirmed(definition)
+                current = await self._definitions.confirm(definition)
                 if current is definition:
                     raise
                 definition = current
                 continue
-            row = await self._written(principal.account_id, change, write)
+            row = await self._write(principal.account_id, change, write)
             if row["outcome"] != "stale":
                 record = record_or_raise(row)
                 is_preview = change.is_dry_run and row["outcome"] != "unchanged"
                 tag = None if is_preview else entity_tag(record, definition.version)
                 return WriteResult(record, row["outcome"], validated.ignored, tag)
-            definition = await self._definitions.reloaded(principal.account_id, object_key)
+            definition = await self._definitions.reload(principal.account_id, object_key)
         raise keeps_changing()
 
-    async def _written(self, account_id: int, change: WriteRequest, write: WriteRow) -> Row:
+    async def _write(self, account_id: int, change: WriteRequest, write: WriteRow) -> Row:
         by = change.identifier.by
         if change.is_dry_run:
             return await self._database.main.retrying(
-                lambda connection: _tried(connection, account_id, by, write)
+                lambda connection: _try_out(connection, account_id, by, write)
             )
         return await self._writer.write(account_id, by, write)
 
@@ -123,7 +124,7 @@ class Records:
         return count
 
 
-async def with_targets(
+async def resolve_lookups(
     connections: Connections, definition: Definition, validated: ValidatedWrite
 ) -> WriteRow:
     """The write with the ids of what its lookups name. Raises RecordInvalid for what does not exist."""
@@ -202,7 +203,7 @@ async def delete(
             raise PreconditionFailed
 
 
-async def _tried(connection: Connection, account_id: int, by: By, write: WriteRow) -> Row:
+async def _try_out(connection: Connection, account_id: int, by: By, write: WriteRow) -> Row:
     """What the write would answer; rolled back."""
     transaction = connection.transaction()
     await transaction.start()

@@ -13,7 +13,8 @@ from ulid_transform import ulid_now
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db.pools import Row
 from upsert_svc.definitions.compiled import Definition
-from upsert_svc.definitions.field_types import dumped, is_record_id
+from upsert_svc.definitions.operands import is_record_id
+from upsert_svc.definitions.validator import dumped
 from upsert_svc.errors import (
     EXTERNAL_ID_TAKEN,
     NAME_TAKEN,

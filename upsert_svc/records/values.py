@@ -55,7 +55,7 @@ class WriteRequest(NamedTuple):
 
 
 class WriteRow(NamedTuple):
-    """One write, judged by one version of its object's definition: a record_write but for its position."""
+    """One write, validated by one version of its object's definition: a record_write but for its position."""
 
     object_id: int
     definition_version: int

@@ -182,7 +182,7 @@ class WriteBatcher:
         self._running = [asyncio.create_task(self._run()) for _ in range(self._lane_count)]
 
     async def stop(self) -> None:
-        """Sends no more; who still waits is told to come back."""
+        """Sends no more; whoever still waits is refused, and may come back."""
         self._is_stopping = True
         retried = [item for items in self._retries.values() for item in items]
         for task in (*self._running, *self._retries):

@@ -7,14 +7,12 @@ Every value and every field's key is a parameter. A missing value is equal to no
 that `$noteq`, `$notin` and `$notcontains` are the exact opposites of `$eq`, `$in` and `$contains`.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from upsert_svc.definitions.field_types import FieldDefinition, is_record_id
+from upsert_svc.definitions import operands
+from upsert_svc.definitions.field_types import FIELD_TYPES, FieldDefinition
+from upsert_svc.definitions.operands import Operands
 from upsert_svc.errors import BadRequest, TooManyValues
 
 COMPARISON_LIMIT = 100
@@ -26,10 +24,8 @@ _LIVE = (
     "(case when o.removals is null then r.fields"
     " else live_fields(r.fields, r.definition_version, o.removals) end)"
 )
-_TIME = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
 _ORDERING = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _OPPOSITES = {"$noteq": "$eq", "$notin": "$in", "$notcontains": "$contains"}
-_EQUALITY = ("$eq", "$noteq", "$in", "$notin", "$exists")
 
 
 class Arguments:
@@ -47,95 +43,14 @@ class Arguments:
 Condition = Callable[[Arguments], str]  # the SQL of a condition, whose values it adds to the arguments
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """Values of one type of SQL: what an operand must be (`read` judges it), and the operators they take."""
-
-    sql_type: str
-    read: Callable[[Any], Any]
-    operators: Sequence[str]
-    expected: str
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _number(value: Any) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, int | Decimal) or not -(10**30) < value < 10**30:
-        raise ValueError
-    number = Decimal(value)
-    if number and number.adjusted() < -30:
-        raise ValueError
-    return number
-
-
-def _day(value: Any) -> date:
-    return date.fromisoformat(_text(value))
-
-
-def _moment(value: Any) -> datetime:
-    text = _text(value)
-    if not _TIME.fullmatch(text):
-        raise ValueError
-    moment = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
-    try:
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except OverflowError:
-        raise ValueError from None
-
-
-def _user(value: Any) -> int:
-    digits = str(value) if not isinstance(value, bool) and isinstance(value, int | str) else ""
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
-        raise ValueError
-    return int(digits)
-
-
-def _id(value: Any) -> str:
-    return _text(value) if is_record_id(_text(value)) else ""  # which no record has
-
-
-_TEXT = _Kind("text", _text, (*_EQUALITY, "$contains", "$notcontains"), "text")
-_WORD = _Kind("text", _text, _EQUALITY, "text")
-_NUMBER = _Kind("numeric", _number, (*_EQUALITY, *_ORDERING), "a number")
-_DATE = _Kind("date", _day, (*_EQUALITY, *_ORDERING), "a date, YYYY-MM-DD")
-_MOMENT = _Kind("timestamptz", _moment, (*_EQUALITY, *_ORDERING), "a time, YYYY-MM-DDTHH:MM:SSZ")
-_FLAG = _Kind("boolean", _flag, _EQUALITY, "true or false")
-_OPTIONS = _Kind("text", _text, ("$contains", "$notcontains", "$exists"), "an option's value")
-_ANYTHING = _Kind("jsonb", _text, ("$exists",), "")
-_USER = _Kind("integer", _user, _EQUALITY, "the id of a user")
-_ID = _Kind("text", _id, _EQUALITY, "the id of a record")
-
-_STANDARD: Mapping[str, tuple[str, _Kind]] = {
-    "id": ("r.record_id", _ID),
-    "name": ("r.name", _TEXT),
-    "external_id": ("r.external_id", _TEXT),
-    "created_at": ("date_trunc('second', r.created_at)", _MOMENT),  # as they are answered
-    "updated_at": ("date_trunc('second', r.updated_at)", _MOMENT),
-    "created_by_user_id": ("r.created_by_user_id", _USER),
-    "updated_by_user_id": ("r.updated_by_user_id", _USER),
-}
-_BY_TYPE: Mapping[str, _Kind] = {
-    "text": _TEXT,
-    "textarea": _TEXT,
-    "regexp": _TEXT,
-    "checkbox": _FLAG,
-    "date": _DATE,
-    "integer": _NUMBER,
-    "decimal": _NUMBER,
-    "dropdown": _WORD,
-    "multiselect": _OPTIONS,
-    "lookup": _WORD,
-    "json": _ANYTHING,
+_STANDARD: Mapping[str, tuple[str, Operands]] = {
+    "id": ("r.record_id", operands.ID),
+    "name": ("r.name", operands.TEXT),
+    "external_id": ("r.external_id", operands.TEXT),
+    "created_at": ("date_trunc('second', r.created_at)", operands.MOMENT),  # as they are answered
+    "updated_at": ("date_trunc('second', r.updated_at)", operands.MOMENT),
+    "created_by_user_id": ("r.created_by_user_id", operands.USER),
+    "updated_by_user_id": ("r.updated_by_user_id", operands.USER),
 }
 
 
@@ -171,21 +86,23 @@ class FilterCompiler:
             ),
         )
 
-    def _compared(self, name: str, place: str) -> tuple[str, _Kind]:
+    def _compared(self, name: str, place: str) -> tuple[str, Operands]:
         """The SQL of what a name stands for, and its kind."""
         if name in _STANDARD:
             return _STANDARD[name]
         field = self._fields.get(name.removeprefix(CUSTOM_FIELDS)) if name.startswith(CUSTOM_FIELDS) else None
         if field is None or not field.active:
             raise BadRequest(f"{place}: there is no such field; fields are written as {CUSTOM_FIELDS}KEY")
-        kind = _BY_TYPE[field.type]
+        kind = FIELD_TYPES[field.type].operands
+        if kind is None:
+            raise BadRequest(f"{place}: a field of type {field.type} takes no operators")
         key = self._arguments.add(field.key, "text")
-        if kind in (_OPTIONS, _ANYTHING):
+        if kind.is_json:
             return f"({_LIVE} -> {key})", kind
         text = f"({_LIVE} ->> {key})"
         return (text if kind.sql_type == "text" else f"{text}::{kind.sql_type}"), kind
 
-    def _comparison(self, expression: str, kind: _Kind, operator: str, operand: Any, place: str) -> str:
+    def _comparison(self, expression: str, kind: Operands, operator: str, operand: Any, place: str) -> str:
         if operator not in kind.operators:
             raise BadRequest(f"{place}: the operators here are {', '.join(kind.operators)}")
         self._comparisons += 1
@@ -199,7 +116,7 @@ class FilterCompiler:
             return f"({self._positive(expression, kind, _OPPOSITES[operator], operand, place)}) is not true"
         return f"({self._positive(expression, kind, operator, operand, place)}) is true"
 
-    def _positive(self, expression: str, kind: _Kind, operator: str, operand: Any, place: str) -> str:
+    def _positive(self, expression: str, kind: Operands, operator: str, operand: Any, place: str) -> str:
         if operator == "$in":
             if not isinstance(operand, list):
                 raise BadRequest(f"{place} must be a list")
@@ -214,13 +131,13 @@ class FilterCompiler:
             return f"{expression} = {value}"
         if operator in _ORDERING:
             return f"{expression} {_ORDERING[operator]} {value}"
-        if kind is _OPTIONS:
+        if kind.is_json:
             return f"{expression} ? {value}"
         once = f"(select name_key({value}))"  # not for each record
         return f"strpos(name_key({expression}), {once}) > 0"
 
 
-def compiled(filter_: Any, fields: Mapping[str, FieldDefinition]) -> Condition:
+def compile_filter(filter_: Any, fields: Mapping[str, FieldDefinition]) -> Condition:
     """The condition that a filter stands for; it raises BadRequest when it is asked for."""
     return lambda arguments: FilterCompiler(fields, arguments).condition(filter_)
 
@@ -243,7 +160,7 @@ def _joined(word: str, parts: Iterable[str]) -> str:
     return f"({f' {word} '.join(parts)})"
 
 
-def _read(kind: _Kind, value: Any, place: str) -> Any:
+def _read(kind: Operands, value: Any, place: str) -> Any:
     try:
         return kind.read(value)
     except ValueError:

@@ -122,7 +122,7 @@ class Search:
             else:
                 if page.items:
                     return page
-            current = await self._definitions.confirmed(definition)
+            current = await self._definitions.confirm(definition)
             if current is definition:
                 if refusal is not None:
                     raise refusal
@@ -210,7 +210,7 @@ async def _by_reading(
     *,
     is_large: bool,
 ) -> Sequence[Plan]:
-    """What finds words without documents; of a large object not all that have them are judged in time."""
+    """What finds words without documents; of a large object not all that have them are scored in time."""
     asked = {**ids, "words": words, "patterns": [_pattern(word) for word in words]}
     by_reading = Plan(_SEARCHES_SQL.read_for_words(**asked), order, window)
     if not is_large:
@@ -298,7 +298,7 @@ def _completing(
     """What makes any of the statements one of the page: page_query.records_query with all else."""
     condition = None
     if isinstance(query.criteria, Filter):
-        condition = filters.compiled(query.criteria.value, definition.validator.fields)
+        condition = filters.compile_filter(query.criteria.value, definition.validator.fields)
     return partial(
         page_query.records_query,
         order=order,

@@ -16,8 +16,9 @@ import orjson
 import uvloop
 from rich.progress import Progress
 
+from upsert_svc.transfer.cells import Kinds
 from upsert_svc.transfer.client import Request, ServiceClient, Target, TransferFailed, connected, naming_of
-from upsert_svc.transfer.export_rows import Format, Lines, format_of, lines, types_of
+from upsert_svc.transfer.export_rows import Format, Lines, columns_of, format_of, lines
 from upsert_svc.transfer.files import lock, progress
 
 _PAGE_SIZE = 100
@@ -25,9 +26,13 @@ _PAGE_SIZE = 100
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. Without a path the records go to the standard output."""
+    """What the command line says; `kinds` tells how cells hold the values of each field type.
+
+    Without a path the records go to the standard output.
+    """
 
     target: Target
+    kinds: Kinds
     path: Path | None = None
     format: Format | None = None
     filter: str | None = None
@@ -62,7 +67,7 @@ def run(options: Options) -> Summary:
     search = _search(options.filter)
     try:
         with _output(options.path) as file:
-            return uvloop.run(_exported(file, options, chosen, search))
+            return uvloop.run(_export(file, options, chosen, search))
     except BrokenPipeError:
         raise TransferFailed("The standard output was closed before the end") from None
     except OSError as error:
@@ -105,11 +110,11 @@ def _lock(file: BinaryIO, part: Path) -> None:
         raise TransferFailed(refusal)
 
 
-async def _exported(file: BinaryIO, options: Options, chosen: Format, search: bytes | None) -> Summary:
+async def _export(file: BinaryIO, options: Options, chosen: Format, search: bytes | None) -> Summary:
     started = time.monotonic()
     async with connected(options.target, connections=1) as client:
         fields = await client.fields()
-        made = lines(chosen, types_of(fields, options.target.object_key))
+        made = lines(chosen, columns_of(fields, options.kinds, options.target.object_key))
         file.write(made.header())
         records, unidentified = await _write_all(file, made, client, search, options)
     is_unique = naming_of(fields).get("is_unique")

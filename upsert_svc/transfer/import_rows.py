@@ -4,18 +4,15 @@ Refuses a file that cannot be read as such (TransferFailed) and single rows that
 """
 
 import codecs
-import contextlib
 import csv
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, ParamSpec
 
 import orjson
 
+from upsert_svc.transfer.cells import Kind, exactly, parsed_json, read_cell
 from upsert_svc.transfer.client import TransferFailed
 
 STANDARD_COLUMNS = ("name", "external_id")
@@ -24,9 +21,6 @@ NDJSON_SUFFIXES = (".ndjson", ".jsonl")
 # A service takes bodies of 256 KB, so what is cut off a longer line never makes an acceptable record.
 LINE_LIMIT_BYTES = 1 << 20
 _IDENTIFIER_LIMIT = 4096  # characters, so that the URL stays a URL; the service's own limit is far lower
-_INTEGER = re.compile(r"[+-]?\d{1,300}", re.ASCII)
-_DECIMAL = re.compile(r"[+-]?(\d{1,300}(\.\d{0,300})?|\.\d{1,300})([eE][+-]?\d{1,2})?", re.ASCII)
-_TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 Given = ParamSpec("Given")
 Reasons = Mapping[str, Sequence[str]]
@@ -41,33 +35,27 @@ class RowRefused(Exception):
         self.status = status
 
 
-class Number(str):
-    """A number as it was written: never rounded, because it is never computed with."""
-
-    __slots__ = ()
-
-
 @dataclass(frozen=True)
 class TargetDefinition:
-    """What rows are judged by: the types of the object's active fields, and the column that identifies.
+    """What rows are made by: how the cells of the object's active fields are read, and what identifies.
 
     Where names are numbered by the service none is sent.
     """
 
     object_key: str
     key: str
-    types: Mapping[str, str]
+    kinds: Mapping[str, Kind]
     is_numbered: bool = False
 
     def problem(self, column: str) -> str | None:
         """Why no value can be sent for a column, if so."""
-        if column in self.types or column in STANDARD_COLUMNS or column == self.key:
+        if column in self.kinds or column in STANDARD_COLUMNS or column == self.key:
             return None
         return f"{column} is not an active field of {self.object_key}"
 
-    def type_of(self, column: str) -> str:
-        """The field type of a column; text for a standard one and for a mere identifier."""
-        return "text" if column in STANDARD_COLUMNS else self.types.get(column, "text")
+    def kind_of(self, column: str) -> Kind:
+        """The kind of a column's cells; text for a standard one and for a mere identifier."""
+        return "text" if column in STANDARD_COLUMNS else self.kinds.get(column, "text")
 
 
 class Position(NamedTuple):
@@ -201,7 +189,7 @@ def of_cells(definition: TargetDefinition, header: Sequence[str], cells: Sequenc
     reasons: dict[str, list[str]] = {}
     for column, cell in given.items():
         try:
-            values[column] = converted(cell, definition.type_of(column))
+            values[column] = read_cell(cell, definition.kind_of(column))
         except ValueError as error:
             reasons[column] = [f"{column} {error}"]
     if reasons:
@@ -212,7 +200,7 @@ def of_cells(definition: TargetDefinition, header: Sequence[str], cells: Sequenc
 def of_line(definition: TargetDefinition, text: str) -> Upsert:
     """The upsert of an NDJSON line. Raises RowRefused."""
     try:
-        values = _parsed(text)
+        values = parsed_json(text)
     except ValueError as error:
         raise RowRefused({"base": [f"The line {error}"]}) from None
     if not isinstance(values, dict):
@@ -239,80 +227,14 @@ def _upsert(definition: TargetDefinition, identifier: str, values: Mapping[str, 
     if definition.key == "external_id":
         del record["external_id"]  # the query has it, as text
     fields = {
-        key: value for key, value in values.items() if key in definition.types and key not in STANDARD_COLUMNS
+        key: value for key, value in values.items() if key in definition.kinds and key not in STANDARD_COLUMNS
     }
     try:
         identifier.encode()
         body = {"custom_object_record": {**record, "custom_object_fields": fields}}
-        return Upsert(identifier, orjson.dumps(body, _exactly, orjson.OPT_PASSTHROUGH_SUBCLASS))
+        return Upsert(identifier, orjson.dumps(body, exactly, orjson.OPT_PASSTHROUGH_SUBCLASS))
     except (TypeError, UnicodeEncodeError):
         raise RowRefused({"base": ["The row is not UTF-8, or is nested too deep"]}) from None
-
-
-def converted(cell: str, field_type: str) -> Any:
-    """The JSON value of a CSV cell. Raises ValueError saying what it must be."""
-    match field_type:
-        case "integer":
-            return Number(int(_matching(_INTEGER, cell, "a whole number")))
-        case "decimal":
-            return Number(format(Decimal(_matching(_DECIMAL, cell, "a number")), "f"))
-        case "checkbox":
-            if (truth := _TRUTHS.get(cell.strip().lower())) is None:
-                raise ValueError("must be true or false, 1 or 0, yes or no")
-            return truth
-        case "multiselect":
-            return _listed(cell)
-        case "json":
-            return _parsed(cell)
-    return cell
-
-
-def _listed(cell: str) -> list[str]:
-    """Texts between `;`, or a JSON list of texts, for those that have a `;` in them."""
-    if cell.startswith("["):
-        with contextlib.suppress(ValueError):
-            values = _parsed(cell)
-            if isinstance(values, list) and all(type(value) is str for value in values):
-                return values
-    return [value.strip() for value in cell.split(";") if value.strip()]
-
-
-def _matching(pattern: re.Pattern[str], cell: str, expected: str) -> str:
-    if not pattern.fullmatch(text := cell.strip()):
-        raise ValueError(f"must be {expected}")
-    return text
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key is given twice")
-    return value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-_decode = json.JSONDecoder(
-    object_pairs_hook=_unique_keys, parse_int=Number, parse_float=Number, parse_constant=_no_constant
-).decode
-
-
-def _parsed(text: str) -> Any:
-    """JSON text as a value whose numbers are each a Number. Raises ValueError."""
-    try:
-        return _decode(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not valid JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not valid JSON: {error}") from None
-
-
-def _exactly(value: object) -> orjson.Fragment:
-    if isinstance(value, Number):
-        return orjson.Fragment(str(value))
-    raise TypeError
 
 
 def _printable(text: str) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import uvloop
 
+from upsert_svc.transfer.cells import Kinds, columns_by_type
 from upsert_svc.transfer.client import (
     Answer,
     Request,
@@ -35,12 +36,14 @@ _ROWS_AHEAD = 16  # for each request at a time, the rows read ahead of the first
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. `key` names the column that identifies a record.
+    """What the command line says. `kinds` tells how cells hold the values of each field type; `key` names the
+    column that identifies a record.
 
     A row is the whole record where `is_replacing`, else what of it is to change.
     """
 
     target: Target
+    kinds: Kinds
     path: Path
     key: str
     concurrency: int = 32
@@ -76,18 +79,20 @@ class ImportTarget:
         self._client = client
         self._object_key = options.target.object_key
         self._key = options.key
+        self._kinds = options.kinds
         self._method = "PUT" if options.is_replacing else "PATCH"
         parameter = "name" if options.key == "name" else "external_id"
         self._upsert_url = f"{client.object_url}/records?{parameter}="
 
     async def definition(self) -> TargetDefinition:
-        """What the object's rows are judged by. Raises TransferFailed, soon if no service answers."""
+        """What the object's rows are made by. Raises TransferFailed, soon if no service answers."""
         fields = await self._client.fields()
         naming = naming_of(fields)
         if self._key == "name" and not naming.get("is_unique"):
             raise TransferFailed(f"--key name needs unique names, and those of {self._object_key} are not")
-        types = {field["key"]: field["type"] for field in fields if field["active"] and not field["system"]}
-        return TargetDefinition(self._object_key, self._key, types, bool(naming.get("autoincrement_enabled")))
+        columns = columns_by_type(fields, self._kinds)
+        is_numbered = bool(naming.get("autoincrement_enabled"))
+        return TargetDefinition(self._object_key, self._key, columns, is_numbered)
 
     async def upsert(self, line: int, upsert: Upsert) -> str | RowRefused:
         """What became of a row: created, updated, unchanged, or why it was refused. Raises TransferFailed."""
@@ -124,7 +129,7 @@ def run(options: Options) -> Summary:
     try:
         with options.path.open("rb") as file:
             lock(file, f"{options.path} is being imported already")
-            return uvloop.run(_imported(file, options))
+            return uvloop.run(_import(file, options))
     except OSError as error:
         raise TransferFailed(f"{error.filename or options.path}: {error.strerror or error}") from None
 
@@ -143,7 +148,7 @@ def _source(file: BinaryIO, options: Options) -> dict[str, Any]:
     }
 
 
-async def _imported(file: BinaryIO, options: Options) -> Summary:
+async def _import(file: BinaryIO, options: Options) -> Summary:
     started = time.monotonic()
     async with connected(options.target, connections=options.concurrency) as client:
         service = ImportTarget(client, options)

@@ -1,0 +1,103 @@
+"""The fields of one object as a validator of partial values.
+
+Refuses every value that its field's type does not take, and every key that is no active field.
+"""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
+
+from upsert_svc.definitions.field_types import FIELD_TYPES, FieldDefinition
+from upsert_svc.errors import Problem, RecordInvalid
+
+# What a client may send among the fields because it sends the whole record; no field, so ignored.
+STANDARD_ATTRIBUTES = frozenset(
+    (
+        "url",
+        "id",
+        "name",
+        "external_id",
+        "custom_object_key",
+        "custom_object_fields",
+        "photo",
+        "created_at",
+        "updated_at",
+        "created_by_user_id",
+        "updated_by_user_id",
+    )
+)
+
+
+class FieldValidator:
+    """The fields of one object as a pydantic validator of partial values.
+
+    It is built of pydantic's core schemas: by way of annotations that takes sixteen times as long, and an
+    account may have thousands of objects.
+    """
+
+    def __init__(self, fields: Iterable[FieldDefinition]) -> None:
+        self.fields: Mapping[str, FieldDefinition] = {field.key: field for field in fields}
+        shape = {
+            field.key: core_schema.typed_dict_field(_nullable_schema(field), required=False)
+            for field in self.fields.values()
+            if field.active
+        }
+        self._validator = SchemaValidator(core_schema.typed_dict_schema(shape, extra_behavior="forbid"))
+
+    def ignorable(self, values: Mapping[str, Any]) -> list[str]:
+        """The standard attributes among the values that no field is called by."""
+        return [key for key in values if key in STANDARD_ATTRIBUTES and key not in self.fields]
+
+    def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values as they are stored, null where one is to be cleared.
+
+        Raises RecordInvalid with every value that breaks a rule of its field, and every unknown key.
+        """
+        try:
+            validated: dict[str, Any] = self._validator.validate_python(values)
+            return validated
+        except ValidationError as error:
+            keys = dict.fromkeys(str(item["loc"][0]) for item in error.errors(include_url=False))
+            raise RecordInvalid({key: [self._problem(key, values.get(key))] for key in keys}) from None
+
+    def _problem(self, key: str, value: object) -> Problem:
+        field = self.fields.get(key)
+        if field is None:
+            return Problem(f"{key} is not a field of this object", "UnknownField")
+        if not field.active:
+            return Problem(f"{key} is inactive", "InactiveField")
+        if field.required and _is_blank(value):
+            return Problem(f"{key} cannot be blank", "BlankValue")
+        return Problem(f"{key} {FIELD_TYPES[field.type].expected(field)}")
+
+
+def _nullable_schema(field: FieldDefinition) -> CoreSchema:
+    field_type = FIELD_TYPES[field.type]
+    schema = field_type.schema(field)
+    if field.required and not field_type.is_empty_a_value:
+        schema = core_schema.no_info_after_validator_function(_not_blank, schema)
+    return core_schema.nullable_schema(schema)
+
+
+def _not_blank(value: Any) -> Any:
+    if _is_blank(value):
+        raise ValueError
+    return value
+
+
+def _is_blank(value: object) -> bool:
+    return value == [] or (isinstance(value, str) and not value.strip())
+
+
+def dumped(values: Mapping[str, Any]) -> str:
+    """Validated values as JSON text, decimals digit by digit."""
+    return orjson.dumps(values, default=_exactly, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
+
+
+def _exactly(value: object) -> orjson.Fragment:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(format(value, "f"))
+    raise TypeError
