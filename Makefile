@@ -30,7 +30,7 @@ demo: setup  ## loads a real file three times through the HTTP endpoint
 	$(BIN)/python -m examples.airports
 
 test: setup  ## runs the tests, without storms and clients, on a real PostgreSQL
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 clients: setup  ## runs published clients against the service
 	$(BIN)/python -m pytest -m clients tests/clients

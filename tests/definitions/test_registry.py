@@ -1,8 +1,9 @@
 """The registry of field types has everything that a type needs, wherever it is needed."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import asyncpg
 import pytest
@@ -19,6 +20,8 @@ from upsert_svc.transfer import cells
 
 DOCS = Path(__file__).parents[2] / "docs"
 every_type = pytest.mark.parametrize("name", FIELD_TYPES)
+OPERANDS: Mapping[str, Any] = {"$exists": True, "$in": [], "$notin": []}
+SAMPLES: Mapping[str, Any] = {"text": "x", "numeric": 1, "date": "2026-01-01", "boolean": True, "jsonb": "x"}
 
 
 def rows(page: str, section: str) -> list[list[str]]:
@@ -70,10 +73,9 @@ def test_a_type_takes_null_and_the_operators_that_it_has(name: str) -> None:
     kind = FIELD_TYPES[name].operands
     assert kind is not None
     for operator in kind.operators:
-        operand = True if operator == "$exists" else [] if operator in ("$in", "$notin") else None
-        if operand is not None:
-            compiler = FilterCompiler({"f": definition}, Arguments())
-            assert compiler.condition({"custom_object_fields.f": {operator: operand}})
+        compiler = FilterCompiler({"f": definition}, Arguments())
+        operand = OPERANDS.get(operator, SAMPLES[kind.sql_type])
+        assert compiler.condition({"custom_object_fields.f": {operator: operand}})
 
 
 def test_what_a_search_for_words_looks_into_is_text() -> None:

@@ -135,7 +135,7 @@ items = values | st.fixed_dictionaries(
 
 
 @settings(FEW, max_examples=25)
-@given(action=st.sampled_from(ACTIONS), order=st.lists(items, min_size=1, max_size=30) | values)
+@given(action=st.sampled_from(list(ACTIONS)), order=st.lists(items, min_size=1, max_size=30) | values)
 async def test_no_job_is_an_error_of_ours_or_without_an_end(target: Target, action: str, order: Any) -> None:
     content = json.dumps({"job": {"action": action, "items": order}})
     response = await target.api.client.post(f"/custom_objects/{target.key}/jobs", content=content)
