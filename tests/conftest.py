@@ -27,7 +27,7 @@ async def cluster(_server_url: str) -> Cluster:
 @pytest.fixture(scope="session")
 async def service(cluster: Cluster) -> AsyncIterator[Running]:
     """One service for the whole session; a test that needs other settings runs its own."""
-    async with running(await cluster.new_database()) as service:
+    async with running(await cluster.new_database(), shutdown_timeout_seconds=1) as service:
         yield service
 
 

@@ -230,7 +230,7 @@ async def test_a_record_and_its_answer_are_written_together_or_not_at_all(cluste
             assert record_of(await create(api, key, "together", {}))["name"] == "1"
 
 
-async def test_a_write_that_meets_a_changed_definition_is_judged_again_under_its_key(
+async def test_a_write_that_meets_a_changed_definition_is_validated_again_under_its_key(
     cluster: Cluster,
 ) -> None:
     url = await cluster.new_database()

@@ -243,7 +243,7 @@ async def test_of_two_writes_under_one_tag_in_one_batch_the_first_wins(cluster: 
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE"])
-async def test_a_write_that_waited_is_judged_by_the_state_it_waited_for(
+async def test_a_write_that_waited_is_validated_by_the_state_it_waited_for(
     api: Api, key: str, method: str
 ) -> None:
     record, tag = await made(api, key)

@@ -267,7 +267,7 @@ async def test_by_name_where_names_need_not_be_unique_each_item_fails(api: Api) 
     assert await api.records(key) == []
 
 
-async def test_names_that_items_free_and_take_are_judged_in_their_order(api: Api, key: str) -> None:
+async def test_names_that_items_free_and_take_are_validated_in_their_order(api: Api, key: str) -> None:
     one, two = [record_of(await api.create(key, name=name))["id"] for name in ("a", "b")]
     job = await api.finished_job(
         key,

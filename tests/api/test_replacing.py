@@ -271,7 +271,7 @@ async def test_a_record_as_it_was_read_replaces_itself_and_changes_nothing(api: 
 # What the definition asks for
 
 
-async def test_a_required_field_is_judged_as_on_creation(api: Api) -> None:
+async def test_a_required_field_is_validated_as_on_creation(api: Api) -> None:
     required = {"key": "must", "type": "text", "required": True}
     key = await api.new_object(required, COLOR)
     full = {"name": "x", "custom_object_fields": {"must": "be", "color": "red"}}

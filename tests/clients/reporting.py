@@ -13,13 +13,13 @@ TOKEN = os.environ["SERVICE_TOKEN"]
 
 def step(name: str, do: Callable[[], Any]) -> Any:
     """Does the step and tells what came of it: what it gives back, or the error that the client raised."""
-    told: dict[str, Any] = {"step": name}
+    reported: dict[str, Any] = {"step": name}
     try:
-        told["saw"] = do()
+        reported["saw"] = do()
     except Exception as error:
-        told |= {"raised": type(error).__name__, "text": str(error)}
-    print(json.dumps(told, default=_plain), flush=True)
-    return told.get("saw")
+        reported |= {"raised": type(error).__name__, "text": str(error)}
+    print(json.dumps(reported, default=_plain), flush=True)
+    return reported.get("saw")
 
 
 def _plain(value: Any) -> Any:

@@ -218,7 +218,7 @@ async def test_deadlocked_jobs_are_tried_again(idle: Api) -> None:
     assert await idle.records(key) == []
 
 
-async def test_a_definition_that_changes_under_a_chunk_has_it_judged_again(
+async def test_a_definition_that_changes_under_a_chunk_has_it_validated_again(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = await idle.new_object({"key": "color", "type": "text"})

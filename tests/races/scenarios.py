@@ -1,7 +1,7 @@
 """Races played step by step: a transaction is held open, a request started against it, then the first ends.
 
-Each scenario answers what a caller could see, so that one test asserts the right outcome with the cures in
-place (test_races.py) and another that it goes wrong without them (test_cures.py).
+Each scenario answers what a caller could see, so that one test asserts the right outcome with them in
+place (test_races.py) and another that it goes wrong without them (test_safeguards.py).
 """
 
 import asyncio

@@ -90,7 +90,7 @@ async def test_the_first_record_waits_for_a_settings_change_and_obeys_it(api: Ap
     assert (seen.has_waited, seen.outcome, names) == (True, "created", ["1"])
 
 
-async def test_a_write_validated_before_a_field_was_removed_is_judged_again(api: Api) -> None:
+async def test_a_write_validated_before_a_field_was_removed_is_validated_again(api: Api) -> None:
     seen, stored = await scenarios.a_field_removed_between_validation_and_write(api)
     assert (seen.has_waited, stored) == (True, [])
     assert list(problems_of(seen.response)) == ["ours"]

@@ -124,7 +124,7 @@ async def test_a_client_who_hangs_up_is_no_loss_to_others(batching: Api) -> None
     assert await batches.answered(upserts(batching, key, 4)) == [200] * 4
 
 
-async def test_a_batch_judged_before_a_field_was_removed_is_judged_again(batching: Api) -> None:
+async def test_a_batch_validated_before_a_field_was_removed_is_judged_again(batching: Api) -> None:
     statuses, stored = await batches.a_field_removed_while_the_batch_waits(batching)
     assert statuses == {"removed": 422, "neighbour": 200, "bystander": 200}
     assert stored == [{"stays": "x"}]
@@ -216,7 +216,7 @@ async def test_updates_of_one_record_by_its_id_in_one_batch_all_find_it(batching
     assert await batches.updates_by_id_in_one_batch(batching) == ([200] * 3, {"a": 1, "b": 1, "c": 1})
 
 
-async def test_writes_of_one_identifier_that_are_put_aside_keep_their_order(batching: Api) -> None:
+async def test_writes_of_one_identifier_that_are_retried_individually_keep_their_order(batching: Api) -> None:
     seen, last = await batches.opposite_edits_put_aside(batching)
     assert seen == batches.in_order()
     assert last == seen[-1]

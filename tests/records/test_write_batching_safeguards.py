@@ -1,4 +1,4 @@
-"""The batches again, each with its cure removed: what test_coalesce.py asserts must then come out wrong."""
+"""The batches without their safeguards: what test_write_batching.py asserts must then come out wrong."""
 
 from collections.abc import AsyncIterator
 
@@ -137,7 +137,7 @@ async def test_without_their_positions_the_last_edit_of_a_new_record_makes_it(mu
     assert seen != batches.in_order()
 
 
-async def test_without_groups_edits_that_are_put_aside_overtake_each_other(
+async def test_without_groups_edits_that_are_retried_individually_overtake_each_other(
     mutable: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = "groups[item.write.object_id, item.write.identifier]"
@@ -189,7 +189,7 @@ async def test_without_a_word_to_those_under_way_they_wait_for_ever_after_a_stop
     assert await batches.a_stop_with_waiting_callers(mutable) == (UNANSWERED, [503] * 3)
 
 
-async def test_without_a_word_to_those_put_aside_they_wait_for_ever_after_a_stop(
+async def test_without_a_word_to_those_retried_individually_they_wait_for_ever_after_a_stop(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutate(monkeypatch, write_batching.WriteBatcher, "stop", "(*retried, ", "(*(), ")

@@ -172,7 +172,7 @@ async def _page_through_by_name(
 async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: bool) -> None:
     records = await api.records(key)
     names = {record["id"]: record["name"] for record in records}
-    some = scans = walks_by_name = 0
+    some = scans = scans_by_name = 0
     pages_of = 5 if by_documents else 20  # every such search: it takes its time, mostly to read all records
     for number in range(QUERIES[by_documents]):
         text = text_by_chance(chance, 4)
@@ -184,13 +184,13 @@ async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: b
             _, rows = await search(api, key, text, page_query.WORD_ORDERS["-name"])
             by_name = sorted(expected, key=lambda record_id: (names[record_id].encode(), record_id))
             assert ids_of(rows) == by_name[::-1], text
-            walks_by_name += await _page_through_by_name(api, key, text, chance, by_name[::-1])
+            scans_by_name += await _page_through_by_name(api, key, text, chance, by_name[::-1])
         if number % pages_of == 0:
             scans += await _page_through(api, key, text, page_query.RELEVANCE, chance, expected)
         some += 0 < len(expected) < len(records)
     assert some > QUERIES[by_documents] / 2
     assert scans > QUERIES[by_documents] / pages_of / 4
-    assert walks_by_name > QUERIES[by_documents] / 20
+    assert scans_by_name > QUERIES[by_documents] / 20
 
 
 async def _make(api: Api, key: str, chance: random.Random) -> None:
@@ -474,7 +474,7 @@ async def test_a_text_without_words_finds_nothing_with_documents_either(
 
 
 @pytest.mark.parametrize(("scan_limit", "is_enough"), [(58, True), (57, False), (20, False)])
-async def test_a_walk_that_has_seen_all_records_is_the_last_page(
+async def test_a_scan_that_has_seen_all_records_is_the_last_page(
     api: Api, kept: str, monkeypatch: pytest.MonkeyPatch, scan_limit: int, is_enough: bool
 ) -> None:
     plans_for = planner.plans_for

@@ -1,7 +1,8 @@
 """A batch connection that is kept busy, the batch that waits for it, and all that can go wrong with a batch.
 
-Each scenario answers what its callers saw, so that one test asserts the right outcome (test_coalesce.py) and
-another that it goes wrong without the cure (test_coalesce_cures.py).
+Each scenario answers what its callers saw, so that one test asserts the right outcome
+(test_write_batching.py) and another that it goes wrong without the safeguard
+(test_write_batching_safeguards.py).
 """
 
 import asyncio
