@@ -1,6 +1,6 @@
 FROM python:3.13-slim AS build
 WORKDIR /source
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY upsert_svc ./upsert_svc
 COPY sql ./sql
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .

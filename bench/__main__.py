@@ -1,4 +1,4 @@
-"""The command: sets the stage, lets the contestants run, reports. Ends with 1 if anything went wrong."""
+"""The command: sets the stage, lets the targets run, reports. Ends with 1 if anything went wrong."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The books: whether what stands is what was acknowledged, no less and no more."""
+"""The consistency audit: whether what is stored is what was acknowledged, no less and no more."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def of_totals(findings: Findings, before: Standing, after: Standing) -> Counter[
 def of_sample(owner: Owner, site: Site, errand: Errand, standing: Mapping[int, list[int]]) -> Counter[str]:
     """What stands at some keys and was not the last acknowledged there, nor under way together with that.
 
-    The service is asked over HTTP. Of its rivals, which answer no reads, the table is.
+    The service is asked over HTTP. Its peers answer no reads, so their tables are read.
     """
     if site.table == RECORDS:
         found = _over_http(site, errand, standing)

@@ -1,4 +1,4 @@
-"""What is upserted: cars with 8 fields, about 600 bytes as JSON. Shared by all contestants and the preload.
+"""What is upserted: cars with 8 fields, about 600 bytes as JSON. Shared by all targets and the preload.
 
 Every upsert sends all fields and changes one, the mileage: a new number of always 12 digits. A car's own
 number has 12 digits too; one that a run creates has the number of its first mileage, and so is always new.

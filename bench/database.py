@@ -1,4 +1,4 @@
-"""The bench's own SQL, as the owner: objects, tables, the records that stand beforehand, the books."""
+"""The bench's own SQL, as the owner: objects, tables, the records that stand beforehand, totals."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Standing:
-    """A table's books: each write raises a version by one."""
+    """The totals of a table: each write raises a version by one."""
 
     writes: int
     records: int
@@ -142,7 +142,7 @@ class Owner:
         self.execute(f"vacuum (analyze) {table}")
 
     def standing(self, table: str, only: Sequence[int] | None = None) -> Standing:
-        """The books of a table, or of some objects in it."""
+        """The totals of a table, or of some objects in it."""
         found = self.row(
             f"select coalesce(sum(version), 0)::bigint as writes, count(*) as records from {table} "
             "where $1::integer[] is null or object_id = any ($1)",

@@ -5,11 +5,11 @@ from dataclasses import replace
 from itertools import product
 from statistics import mean
 
-from bench import contestants, report, workloads
-from bench.contestants import Turn
+from bench import report, targets, workloads
 from bench.figures import Cell, slope
 from bench.plan import Plan
 from bench.stage import Stage
+from bench.targets import Turn
 from bench.wire import Errand
 from bench.workloads import CAR
 
@@ -22,11 +22,11 @@ _HELD = (report.WHAT, report.CONNECTIONS, report.RATE, report.P50, report.P99, r
 def cells(stage: Stage, plan: Plan) -> Iterator[Cell]:
     """One long cell each."""
     workloads.set_up(stage, plan)
-    sites = [contestants.site(stage, name) for name in plan.contestants]
+    sites = [targets.site(stage, name) for name in plan.targets]
     for round_number, connections, site in product(range(1, plan.rounds + 1), plan.connections, sites):
         errand = Errand("update", CAR, plan.keys, next(stage.first_values))
         turn = Turn("endurance", connections, round_number)
-        cell = contestants.of_site(stage, plan, turn, site, errand, every=plan.every)
+        cell = targets.of_site(stage, plan, turn, site, errand, every=plan.every)
         yield replace(cell, notes=_notes(cell.usage["server"].series))
 
 

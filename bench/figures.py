@@ -26,7 +26,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Cell:
-    """One contestant at one number of connections in one round of one section.
+    """One target at one number of connections in one round of one section.
 
     `written` counts all writes that were acknowledged, those of the warm-up included. `notes` has what only
     some experiments tell, by its heading in their tables.

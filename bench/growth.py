@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from bench import contestants, pgbench, report, scripts
-from bench.contestants import PGBENCHES, Turn
+from bench import pgbench, report, scripts, targets
 from bench.database import RECORDS
 from bench.figures import Cell
 from bench.plan import Plan
 from bench.stage import Stage
+from bench.targets import PGBENCHES, Turn
 from bench.wire import Errand
 from bench.workloads import CAR
 
@@ -69,21 +69,21 @@ def check(plan: Plan) -> None:
 
 
 def cells(stage: Stage, plan: Plan) -> Iterator[Cell]:
-    """Every cell of every round; the books are added up when all are done, for that takes long."""
+    """Every cell of every round; the totals are audited when all are done, because that takes long."""
     stage.make_object(CAR, {})
     chosen = sizes(plan)
     object_ids = {size.section: _made(stage, size) for size in chosen}
-    books: defaultdict[tuple[str, str], list[Cell]] = defaultdict(list)
+    audited: defaultdict[tuple[str, str], list[Cell]] = defaultdict(list)
     rounds = range(1, plan.rounds + 1)
-    for round_number, size, connections, name in product(rounds, chosen, plan.connections, plan.contestants):
-        turn = Turn(size.section, connections, round_number, has_whole_books=False)
+    for round_number, size, connections, name in product(rounds, chosen, plan.connections, plan.targets):
+        turn = Turn(size.section, connections, round_number, audits_totals=False)
         table, section = (size.table, "") if name in PGBENCHES else (RECORDS, size.section)
         before = stage.owner.updates(table)
         cell = _cell(stage, plan, turn, size, name)
         cell = replace(cell, notes=_notes(cell, plan, before, stage.owner.updates(table)))
-        books[table, section].append(cell)
+        audited[table, section].append(cell)
         yield cell
-    for (table, section), those in books.items():
+    for (table, section), those in audited.items():
         those[-1].errors.update(_wrong(stage, table, object_ids.get(section), those))
 
 
@@ -103,10 +103,10 @@ def _made(stage: Stage, size: Size) -> Sequence[int]:
 def _cell(stage: Stage, plan: Plan, turn: Turn, size: Size, name: str) -> Cell:
     if name in PGBENCHES:
         variables = pgbench.variables_of(stage, Size(size.records).key) | {"keys": size.records}
-        return contestants.of_pgbench(stage, plan, turn, scripts.update(size.table), variables)
+        return targets.of_pgbench(stage, plan, turn, scripts.update(size.table), variables)
     kind = "update" if size.objects == 1 else "spread"
     errand = Errand(kind, size.key, size.records, next(stage.first_values), size.objects)
-    return contestants.of_site(stage, plan, turn, contestants.site(stage, name), errand)
+    return targets.of_site(stage, plan, turn, targets.site(stage, name), errand)
 
 
 def _notes(cell: Cell, plan: Plan, before: tuple[int, int], after: tuple[int, int]) -> dict[str, float]:
@@ -119,7 +119,7 @@ def _notes(cell: Cell, plan: Plan, before: tuple[int, int], after: tuple[int, in
 def _wrong(
     stage: Stage, table: str, object_ids: Sequence[int] | None, done: Sequence[Cell]
 ) -> dict[str, int]:
-    """What is wrong with the books of one side: each record was loaded with version 1."""
+    """What is wrong with the totals of one side: each record was loaded with version 1."""
     standing = stage.owner.standing(table, object_ids)
     lost = sum(cell.written for cell in done) - (standing.writes - standing.records)
     failed = sum(sum(cell.errors.values()) for cell in done)

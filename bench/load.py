@@ -22,7 +22,7 @@ from itertools import accumulate, repeat
 
 from bench.figures import Latencies, percentile, summed_up
 from bench.journal import Journal
-from bench.wire import Answers, Errand, Target, Unclear, requests
+from bench.wire import Address, Answers, Errand, Unclear, requests
 
 MEASURING = "measuring"
 _DRAIN_SECONDS = 60
@@ -34,7 +34,7 @@ _clock = time.perf_counter
 class Load:
     """What to send, and for how long. With a rate, so many requests a second are due, answered or not."""
 
-    target: Target
+    address: Address
     errand: Errand
     connections: int
     warmup: float
@@ -69,8 +69,8 @@ class Connection:
 
     __slots__ = ("buffer", "due", "expected", "is_waiting", "key", "sent", "socket", "value")
 
-    def __init__(self, target: Target) -> None:
-        self.socket = socket.create_connection((target.host, target.port))
+    def __init__(self, address: Address) -> None:
+        self.socket = socket.create_connection((address.host, address.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.buffer = b""
@@ -85,13 +85,13 @@ class Client:
 
     def __init__(self, load: Load) -> None:
         self.journal = Journal()
-        self._requests = requests(load.target, load.errand)
+        self._requests = requests(load.address, load.errand)
         self._answers = Answers()
         self._selector = selectors.DefaultSelector()
         # The one that has been idle longest is next: no server then closes it for its silence.
         self._idle: deque[Connection] = deque()
         for _ in range(load.connections):
-            connection = Connection(load.target)
+            connection = Connection(load.address)
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
             self._idle.append(connection)
         self._under_way = 0
@@ -215,8 +215,8 @@ def run(load: Load) -> Findings:
 def main() -> None:
     gc.disable()  # its pauses would be counted as the service's
     values = json.load(sys.stdin)
-    target, errand = Target(**values.pop("target")), Errand(**values.pop("errand"))
-    findings = run(Load(target=target, errand=errand, **values))
+    address, errand = Address(**values.pop("address")), Errand(**values.pop("errand"))
+    findings = run(Load(address=address, errand=errand, **values))
     print(json.dumps(dataclasses.asdict(findings)), flush=True)
 
 

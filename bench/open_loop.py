@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
-from bench import contestants, report, workloads
-from bench.contestants import Turn
+from bench import report, targets, workloads
 from bench.figures import Cell
 from bench.plan import Plan
 from bench.stage import Stage
+from bench.targets import Turn
 from bench.wire import Errand
 from bench.workloads import CAR
 
@@ -26,23 +26,23 @@ _KEPT = (
     report.P99,
     report.P999,
     report.MAX,
-    report.note(contestants.LATE),
+    report.note(targets.LATE),
     report.ERRORS,
 )
 
 
 def cells(stage: Stage, plan: Plan) -> Iterator[Cell]:
-    """What a contestant reaches in a closed loop, then an open loop at its share of that; in rounds."""
+    """What a target reaches in a closed loop, then an open loop at its share of that; in rounds."""
     workloads.set_up(stage, plan)
-    sites = [contestants.site(stage, name) for name in plan.contestants]
+    sites = [targets.site(stage, name) for name in plan.targets]
     rounds = range(1, plan.rounds + 1)
     for round_number, connections, site in product(rounds, plan.connections, sites):
         closed, opened = (Errand("update", CAR, plan.keys, next(stage.first_values)) for _ in range(2))
-        most = contestants.of_site(stage, plan, Turn(_CLOSED, connections, round_number), site, closed)
+        most = targets.of_site(stage, plan, Turn(_CLOSED, connections, round_number), site, closed)
         yield most
         rate = max(1.0, most.latencies.per_second * plan.share)
         turn = Turn(_OPEN, plan.open_connections, round_number)
-        cell = contestants.of_site(stage, plan, turn, site, opened, rate)
+        cell = targets.of_site(stage, plan, turn, site, opened, rate)
         yield replace(cell, notes=cell.notes | {_OFFERED: rate})
 
 

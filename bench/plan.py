@@ -9,7 +9,7 @@ from typing import Any
 from bench import cars
 
 PGBENCH, PGBENCH_32 = "pgbench", "pgbench-32"
-RIVALS = ("fastapi", "fastify")
+PEERS = ("fastapi", "fastify")
 WORKLOADS = ("update", "replace", "mixed", "refused", "hot", "autonumber", "unique")
 UPSERTS, OPEN_LOOP, READS, GROWTH, ENDURANCE = "upserts", "open-loop", "reads", "growth", "endurance"
 SEARCH = "search"
@@ -26,7 +26,7 @@ _COMMANDS = {
 _CONNECTIONS = {UPSERTS: [1, 8, 32, 64, 128], OPEN_LOOP: [64], READS: [1, 32], GROWTH: [32], ENDURANCE: [64],
                 SEARCH: [32]}  # fmt: skip
 _SECONDS = {OPEN_LOOP: 30.0, ENDURANCE: 300.0}
-_CONTESTANTS = {
+_TARGETS = {
     UPSERTS: [PGBENCH, PGBENCH_32, "service-1", "service-2"],
     OPEN_LOOP: ["service-1"],
     READS: [PGBENCH, "service-1"],
@@ -34,15 +34,15 @@ _CONTESTANTS = {
     ENDURANCE: ["service-1"],
     SEARCH: ["service-1"],
 }
-_TAKING_RIVALS = (UPSERTS, OPEN_LOOP, ENDURANCE)
+_TAKING_PEERS = (UPSERTS, OPEN_LOOP, ENDURANCE)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of a run. Each cell is one contestant at one number of connections in one round."""
+    """The size of a run. Each cell is one target at one number of connections in one round."""
 
     command: str
-    contestants: tuple[str, ...]
+    targets: tuple[str, ...]
     connections: tuple[int, ...]
     rounds: int
     seconds: float
@@ -59,9 +59,9 @@ class Plan:
     queries: int = 0
 
 
-def workers_of(contestant: str) -> int:
-    """How many workers of the service a contestant's name asks for; 0 where it is another one."""
-    asked = _SERVICE.fullmatch(contestant)
+def workers_of(target: str) -> int:
+    """How many workers of the service a target's name asks for; 0 where it is another one."""
+    asked = _SERVICE.fullmatch(target)
     return int(asked[1]) if asked else 0
 
 
@@ -77,14 +77,14 @@ def read(arguments: list[str]) -> Plan:
 
 
 def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
-    def add(name: str, kind: Any, default: Any, told: str, **more: Any) -> None:
+    def add(name: str, kind: Any, default: Any, told: str, *earlier: str, **more: Any) -> None:
         shown = " ".join(map(str, default)) if isinstance(default, list) else default
-        parser.add_argument(name, type=kind, default=default, help=f"{told} ({shown})", **more)
+        parser.add_argument(name, *earlier, type=kind, default=default, help=f"{told} ({shown})", **more)
 
     known = ", ".join(_known(command))
-    add("--contestants", str, _CONTESTANTS[command], f"of {known}", nargs="+", metavar="NAME")
-    if command in _TAKING_RIVALS:
-        parser.add_argument("--rivals", action="store_true", help="the other web services too")
+    add("--targets", str, _TARGETS[command], f"of {known}", "--contestants", nargs="+", metavar="NAME")
+    if command in _TAKING_PEERS:
+        parser.add_argument("--peers", "--rivals", action="store_true", help="the other web services too")
     add("--connections", _whole, _CONNECTIONS[command], "at a time", nargs="+", metavar="N")
     add("--rounds", _whole, 1 if command == ENDURANCE else 3, "how often each cell is run")
     add("--seconds", float, _SECONDS.get(command, 8.0), "how long a cell is measured")
@@ -118,24 +118,24 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def _known(command: str) -> list[str]:
-    """The names of contestants that a command takes, as they are told."""
-    plain = [name for name in _CONTESTANTS[command] if not workers_of(name)]
-    return [*plain, "service-WORKERS", *(RIVALS if command in _TAKING_RIVALS else ())]
+    """The names of targets that a command takes, as they are told."""
+    plain = [name for name in _TARGETS[command] if not workers_of(name)]
+    return [*plain, "service-WORKERS", *(PEERS if command in _TAKING_PEERS else ())]
 
 
 def _checked(values: dict[str, Any], parser: argparse.ArgumentParser) -> Plan:
     command = values["command"]
-    rivals = RIVALS if values.pop("rivals", False) else ()
-    contestants = tuple(dict.fromkeys([*values["contestants"], *rivals]))
-    if unknown := {name for name in contestants if not workers_of(name)} - set(_known(command)):
-        parser.error(f"{command} has no contestant {', '.join(sorted(unknown))}")
+    peers = PEERS if values.pop("peers", False) else ()
+    targets = tuple(dict.fromkeys([*values["targets"], *peers]))
+    if unknown := {name for name in targets if not workers_of(name)} - set(_known(command)):
+        parser.error(f"{command} has no target {', '.join(sorted(unknown))}")
     if not 100 <= values.get("keys", 100) <= cars.KEY_LIMIT:
         parser.error(f"--keys is from 100 to {cars.KEY_LIMIT}")
     if values["seconds"] <= 0 or values["warmup"] < 0:
         parser.error("--seconds must be above 0, --warmup not below")
     if values.get("share", 1) <= 0 or values.get("every", 1) <= 0:
         parser.error("--share and --every must be above 0")
-    values["contestants"] = contestants
+    values["targets"] = targets
     for name in {"connections", "workloads"} & values.keys():
         values[name] = tuple(values[name])
     return Plan(**values)

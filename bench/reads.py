@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from urllib.parse import urlencode, urlsplit
 
-from bench import cars, contestants, pgbench, report, scripts, workloads
-from bench.contestants import PGBENCHES, Turn
+from bench import cars, pgbench, report, scripts, targets, workloads
 from bench.figures import Cell
 from bench.pgbench import Script
 from bench.plan import Plan
 from bench.sites import Site
 from bench.stage import Stage
+from bench.targets import PGBENCHES, Turn
 from bench.wire import RECORDS_PATH, Errand
 from bench.workloads import CAR
 
@@ -30,13 +30,13 @@ def cells(stage: Stage, plan: Plan) -> Iterator[Cell]:
         (f"list of {_PAGE}", scripts.LIST, Errand("visit", CAR, plan.keys, paths=paths)),
     )
     rounds = range(1, plan.rounds + 1)
-    for round_number, kind, connections, name in product(rounds, kinds, plan.connections, plan.contestants):
+    for round_number, kind, connections, name in product(rounds, kinds, plan.connections, plan.targets):
         section, script, errand = kind
-        turn = Turn(section, connections, round_number, has_whole_books=False)
+        turn = Turn(section, connections, round_number, audits_totals=False)
         if name in PGBENCHES:
-            yield contestants.of_pgbench(stage, plan, turn, script, variables, PGBENCHES[name])
+            yield targets.of_pgbench(stage, plan, turn, script, variables, PGBENCHES[name])
         else:
-            yield contestants.of_site(stage, plan, turn, contestants.site(stage, name), errand)
+            yield targets.of_site(stage, plan, turn, targets.site(stage, name), errand)
 
 
 def _checked_paths(site: Site, pages: int) -> tuple[str, ...]:

@@ -11,14 +11,14 @@ from typing import Any
 
 import psutil
 
-from bench.contestants import BASELINE
 from bench.figures import Cell
 from bench.plan import Plan
+from bench.targets import BASELINE
 
 
 @dataclass(frozen=True)
 class Line:
-    """The cells of one contestant at one number of connections in one section, over all rounds.
+    """The cells of one target at one number of connections in one section, over all rounds.
 
     `ratio` is None where there is no baseline beside it.
     """
@@ -54,7 +54,7 @@ class Line:
 
 
 def lines(cells: Sequence[Cell]) -> list[Line]:
-    """The cells by section, contestant and connections, in the order in which they were first run."""
+    """The cells by section, target and connections, in the order in which they were first run."""
     base = {
         (cell.section, cell.round, cell.connections): cell.latencies.per_second
         for cell in cells

@@ -14,12 +14,12 @@ from typing import Any
 
 import httpx
 
-from bench import cars, contestants, report, workloads
-from bench.contestants import Turn
+from bench import cars, report, targets, workloads
 from bench.database import RECORDS, Definition
 from bench.figures import Cell, summed_up
 from bench.plan import Plan
 from bench.stage import Stage
+from bench.targets import Turn
 from bench.wire import Errand
 from bench.workloads import CAR
 from upsert_svc.search.filters import CUSTOM_FIELDS
@@ -139,14 +139,14 @@ def _filled(stage: Stage, definition: Definition) -> float:
 def _upserts(stage: Stage, plan: Plan) -> Iterator[Cell]:
     rounds = range(1, plan.rounds + 1)
     for round_number, connections, name, key in product(
-        rounds, plan.connections, plan.contestants, (_UNSEARCHED, CAR)
+        rounds, plan.connections, plan.targets, (_UNSEARCHED, CAR)
     ):
         section = (
             "upserts of a searched object" if key == CAR else "upserts of an object that is not searched"
         )
         errand = Errand("update", key, plan.keys, next(stage.first_values))
-        turn = Turn(section, connections, round_number, has_whole_books=False)
-        yield contestants.of_site(stage, plan, turn, contestants.site(stage, name), errand)
+        turn = Turn(section, connections, round_number, audits_totals=False)
+        yield targets.of_site(stage, plan, turn, targets.site(stage, name), errand)
 
 
 def tables(cells: Sequence[Cell]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The HTTP servers under load, each a process with its workers: the service and its rivals."""
+"""The HTTP servers under load, each a process with its workers: the service and its peers."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from bench.usage import Family, polled
-from bench.wire import Target
+from bench.wire import Address
 
 HOST = "127.0.0.1"
 _START_SECONDS = 60
@@ -21,15 +21,15 @@ class Site:
     """A server that answers, and the table where it keeps its records."""
 
     what: str
-    target: Target
+    address: Address
     family: Family
     table: str
 
     def client(self) -> httpx.Client:
         """A client of its API."""
         return httpx.Client(
-            base_url=f"http://{self.target.host}:{self.target.port}/api/v2",
-            headers={"Authorization": self.target.authorization},
+            base_url=f"http://{self.address.host}:{self.address.port}/api/v2",
+            headers={"Authorization": self.address.authorization},
             timeout=60,
             trust_env=False,
         )
@@ -49,11 +49,11 @@ class Program:
 @contextlib.contextmanager
 def served(program: Program, authorization: str, log_file: Path) -> Iterator[Site]:
     """Starts a server, waits until it is ready, and stops it at the end."""
-    target = Target(HOST, _free_port(), authorization)
+    address = Address(HOST, _free_port(), authorization)
     with (
         log_file.open("w+b") as log,
         subprocess.Popen(
-            [part.replace("{port}", str(target.port)) for part in program.command],
+            [part.replace("{port}", str(address.port)) for part in program.command],
             env=dict(program.environment),
             cwd=program.folder,
             stdout=log,
@@ -61,8 +61,8 @@ def served(program: Program, authorization: str, log_file: Path) -> Iterator[Sit
         ) as process,
     ):
         try:
-            _wait_until_ready(program.what, target, process, log_file)
-            yield Site(program.what, target, Family.of(process.pid), program.table)
+            _wait_until_ready(program.what, address, process, log_file)
+            yield Site(program.what, address, Family.of(process.pid), program.table)
         finally:
             process.terminate()
             process.wait(_START_SECONDS)
@@ -74,12 +74,12 @@ def _free_port() -> int:
     return port
 
 
-def _wait_until_ready(what: str, target: Target, process: subprocess.Popen[bytes], log_file: Path) -> None:
+def _wait_until_ready(what: str, address: Address, process: subprocess.Popen[bytes], log_file: Path) -> None:
     def ready() -> bool:
         if process.poll() is not None:
             raise RuntimeError(f"{what} ended: {log_file.read_text()}")
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"http://{target.host}:{target.port}/readyz", trust_env=False).is_success
+            return httpx.get(f"http://{address.host}:{address.port}/readyz", trust_env=False).is_success
         return False
 
     try:

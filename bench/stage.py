@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from bench import cars, rivals, sites
+from bench import cars, peers, sites
 from bench.database import RECORDS, Owner
 from bench.sites import Program, Site
 from bench.usage import Family
@@ -24,7 +24,7 @@ _EMAIL = "bench@example.com"
 
 @dataclass(frozen=True)
 class Stage:
-    """All that the contestants need. What is started on it ends with it."""
+    """All that the targets need. What is started on it ends with it."""
 
     owner: Owner
     url: str
@@ -54,17 +54,17 @@ class Stage:
         }
         return self._site(Program(what, command, environment, self.scratch, RECORDS))
 
-    def rival(self, name: str) -> Site:
-        """A rival; installed if it is not yet, and started when first asked for."""
+    def peer(self, name: str) -> Site:
+        """A peer; installed if it is not yet, and started when first asked for."""
         environment = _without_urls(os.environ) | {
-            "RIVAL_USER": f"{_EMAIL}/token",
-            "RIVAL_TOKEN": self.token,
+            "PEER_USER": f"{_EMAIL}/token",
+            "PEER_TOKEN": self.token,
             "PGHOST": self.socket_dir,
             "PGPORT": self.socket_port,
             "PGUSER": embedded.OWNER,
             "PGDATABASE": embedded.DATABASE,
         }
-        return self._site(rivals.program(name, environment))
+        return self._site(peers.program(name, environment))
 
     def _site(self, program: Program) -> Site:
         if program.what not in self._sites:

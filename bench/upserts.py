@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from bench import contestants, report, workloads
-from bench.contestants import PGBENCHES, Turn
+from bench import report, targets, workloads
 from bench.figures import Cell
-from bench.plan import PGBENCH_32, RIVALS, Plan
+from bench.plan import PEERS, PGBENCH_32, Plan
 from bench.stage import Stage
+from bench.targets import PGBENCHES, Turn
 from bench.wire import Errand
 from bench.workloads import WORKLOADS, Workload
 
@@ -15,20 +15,18 @@ from bench.workloads import WORKLOADS, Workload
 def cells(stage: Stage, plan: Plan) -> Iterator[Cell]:
     """Every cell of every round; those at one number of connections stand side by side."""
     workloads.set_up(stage, plan)
-    for name in plan.contestants:
+    for name in plan.targets:
         if name not in PGBENCHES:
-            contestants.site(stage, name)
+            targets.site(stage, name)
     rounds, chosen = range(1, plan.rounds + 1), [WORKLOADS[name] for name in plan.workloads]
-    order = product(rounds, chosen, plan.connections, plan.contestants)
+    order = product(rounds, chosen, plan.connections, plan.targets)
     for round_number, workload, connections, name in order:
         if _takes_part(name, workload):
             yield _cell(stage, plan, Turn(workload.name, connections, round_number), workload, name)
 
 
 def _takes_part(name: str, workload: Workload) -> bool:
-    return (name != PGBENCH_32 or workload.many is not None) and (
-        name not in RIVALS or workload.is_for_rivals
-    )
+    return (name != PGBENCH_32 or workload.many is not None) and (name not in PEERS or workload.is_for_peers)
 
 
 def _cell(stage: Stage, plan: Plan, turn: Turn, workload: Workload, name: str) -> Cell:
@@ -36,12 +34,12 @@ def _cell(stage: Stage, plan: Plan, turn: Turn, workload: Workload, name: str) -
     if name in PGBENCHES:
         script = workload.many if name == PGBENCH_32 and workload.many else workload.script
         variables = workload.variables(stage, plan, turn.connections, first_value)
-        cell = contestants.of_pgbench(stage, plan, turn, script, variables, PGBENCHES[name])
+        cell = targets.of_pgbench(stage, plan, turn, script, variables, PGBENCHES[name])
         table, object_key = script.table, workload.baseline_key
     else:
-        site = contestants.site(stage, name)
+        site = targets.site(stage, name)
         errand = Errand(workload.kind, workload.object_key, workload.keys or plan.keys, first_value)
-        cell = contestants.of_site(stage, plan, turn, site, errand)
+        cell = targets.of_site(stage, plan, turn, site, errand)
         table, object_key = site.table, workload.object_key
     if workload.is_numbered:
         cell.errors.update(_gaps(stage, table, object_key))

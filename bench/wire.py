@@ -24,7 +24,7 @@ _HEAD_END = b"\r\n\r\n"
 
 
 @dataclass(frozen=True)
-class Target:
+class Address:
     """Who is sent to."""
 
     host: str
@@ -48,20 +48,20 @@ class Errand:
         return self.object_key % (key % self.objects) if self.objects > 1 else self.object_key
 
 
-def requests(target: Target, errand: Errand) -> Iterator[Request]:
+def requests(address: Address, errand: Errand) -> Iterator[Request]:
     """The requests of an errand, without end."""
-    return KINDS[errand.kind](target, errand)
+    return KINDS[errand.kind](address, errand)
 
 
-def _updates(target: Target, errand: Errand, method: str = "PATCH") -> Iterator[Request]:
-    template, keys = _by_external_id(target, errand.object_key, method=method), errand.keys
+def _updates(address: Address, errand: Errand, method: str = "PATCH") -> Iterator[Request]:
+    template, keys = _by_external_id(address, errand.object_key, method=method), errand.keys
     for value in count(errand.first_value):
         key = int(random() * keys) + 1
         yield template % (key, key, value), key, value, "updated"
 
 
-def _mixed(target: Target, errand: Errand) -> Iterator[Request]:
-    template, keys = _by_external_id(target, errand.object_key), errand.keys
+def _mixed(address: Address, errand: Errand) -> Iterator[Request]:
+    template, keys = _by_external_id(address, errand.object_key), errand.keys
     for value in count(errand.first_value):
         if random() < CREATED_SHARE:
             yield template % (value, value, value), value, value, "created"
@@ -70,9 +70,9 @@ def _mixed(target: Target, errand: Errand) -> Iterator[Request]:
             yield template % (key, key, value), key, value, "updated"
 
 
-def _refused(target: Target, errand: Errand) -> Iterator[Request]:
-    template, keys = _by_external_id(target, errand.object_key), errand.keys
-    broken = _by_external_id(target, errand.object_key, mileage='"of no car"')
+def _refused(address: Address, errand: Errand) -> Iterator[Request]:
+    template, keys = _by_external_id(address, errand.object_key), errand.keys
+    broken = _by_external_id(address, errand.object_key, mileage='"of no car"')
     for value in count(errand.first_value):
         key = int(random() * keys) + 1
         if random() < REFUSED_SHARE:
@@ -81,42 +81,42 @@ def _refused(target: Target, errand: Errand) -> Iterator[Request]:
             yield template % (key, key, value), key, value, "updated"
 
 
-def _creations(target: Target, errand: Errand) -> Iterator[Request]:
+def _creations(address: Address, errand: Errand) -> Iterator[Request]:
     """By an external_id that is new; the name is the object's to give."""
     path = f"{_records(errand.object_key)}?external_id={cars.external_id('%012d')}"
-    template = _upsert(target, path, cars.body(None, "%012d"))
+    template = _upsert(address, path, cars.body(None, "%012d"))
     for value in count(errand.first_value):
         yield template % (value, value), value, value, "created"
 
 
-def _by_name(target: Target, errand: Errand) -> Iterator[Request]:
+def _by_name(address: Address, errand: Errand) -> Iterator[Request]:
     path = f"{_records(errand.object_key)}?name={quote(cars.name('')).replace('%', '%%')}%012d"
-    template, keys = _upsert(target, path, cars.body(cars.name("%012d"), "%012d")), errand.keys
+    template, keys = _upsert(address, path, cars.body(cars.name("%012d"), "%012d")), errand.keys
     for value in count(errand.first_value):
         key = int(random() * keys) + 1
         yield template % (key, key, value), key, value, "updated"
 
 
-def _spread(target: Target, errand: Errand) -> Iterator[Request]:
-    template, keys, objects = _by_external_id(target, errand.object_key), errand.keys, errand.objects
+def _spread(address: Address, errand: Errand) -> Iterator[Request]:
+    template, keys, objects = _by_external_id(address, errand.object_key), errand.keys, errand.objects
     for value in count(errand.first_value):
         key = int(random() * keys) + 1
         yield template % (key % objects, key, key, value), key, value, "updated"
 
 
-def _shows(target: Target, errand: Errand) -> Iterator[Request]:
-    template, keys = _get(target, f"{_records(errand.object_key)}/%026d"), errand.keys
+def _shows(address: Address, errand: Errand) -> Iterator[Request]:
+    template, keys = _get(address, f"{_records(errand.object_key)}/%026d"), errand.keys
     while True:
         yield template % (int(random() * keys) + 1), 0, 0, "200"
 
 
-def _visits(target: Target, errand: Errand) -> Iterator[Request]:
-    wires = [_get(target, path) for path in errand.paths]
+def _visits(address: Address, errand: Errand) -> Iterator[Request]:
+    wires = [_get(address, path) for path in errand.paths]
     while True:
         yield choice(wires), 0, 0, "200"
 
 
-KINDS: dict[str, Callable[[Target, Errand], Iterator[Request]]] = {
+KINDS: dict[str, Callable[[Address, Errand], Iterator[Request]]] = {
     "update": _updates,
     "mixed": _mixed,
     "refused": _refused,
@@ -133,28 +133,30 @@ def _records(object_key: str) -> str:
     return RECORDS_PATH.format(object_key=object_key)
 
 
-def _by_external_id(target: Target, object_key: str, mileage: str = "%012d", method: str = "PATCH") -> bytes:
+def _by_external_id(
+    address: Address, object_key: str, mileage: str = "%012d", method: str = "PATCH"
+) -> bytes:
     """An upsert with places for the number of the car, the number again and the mileage."""
     path = f"{_records(object_key)}?external_id={cars.external_id('%012d')}"
-    return _upsert(target, path, cars.body(cars.name("%012d"), mileage), method)
+    return _upsert(address, path, cars.body(cars.name("%012d"), mileage), method)
 
 
-def _upsert(target: Target, path: str, body: str, method: str = "PATCH") -> bytes:
+def _upsert(address: Address, path: str, body: str, method: str = "PATCH") -> bytes:
     """A whole request with places for numbers of 12 digits."""
     payload = body.encode()
     length = len(payload.replace(b"%012d", b"0" * 12))
     head = f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
-    return _head(method, target, path, head) + payload
+    return _head(method, address, path, head) + payload
 
 
-def _get(target: Target, path: str) -> bytes:
-    return _head("GET", target, path)
+def _get(address: Address, path: str) -> bytes:
+    return _head("GET", address, path)
 
 
-def _head(method: str, target: Target, path: str, more: str = "") -> bytes:
+def _head(method: str, address: Address, path: str, more: str = "") -> bytes:
     return (
-        f"{method} {path} HTTP/1.1\r\nHost: {target.host}:{target.port}\r\n"
-        f"Authorization: {target.authorization}\r\n{more}\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: {address.host}:{address.port}\r\n"
+        f"Authorization: {address.authorization}\r\n{more}\r\n"
     ).encode()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench import pgbench, rivals, scripts
+from bench import peers, pgbench, scripts
 from bench.database import RECORDS
 from bench.pgbench import Script
 from bench.plan import Plan
@@ -36,7 +36,7 @@ class Workload:
     many: Script | None = None
 
     @property
-    def is_for_rivals(self) -> bool:
+    def is_for_peers(self) -> bool:
         """They know one object, whose records are found by external_id, named by hand and patched."""
         return self.object_key == CAR and self.kind != "replace"
 
@@ -78,7 +78,7 @@ def set_up(stage: Stage, plan: Plan) -> None:
             if key != NUMBERED:
                 stage.owner.load(RECORDS, stage.owner.definition(key), plan.keys)
     definition = stage.owner.definition(CAR)
-    for table in (TABLE, *(rivals.RIVALS[name].table for name in plan.contestants if name in rivals.RIVALS)):
+    for table in (TABLE, *(peers.PEERS[name].table for name in plan.targets if name in peers.PEERS)):
         stage.owner.copy_table(table)
         stage.owner.load(table, definition, plan.keys)
     if NUMBERED in keys:

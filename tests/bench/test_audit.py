@@ -1,4 +1,4 @@
-"""The audit of the books: each way to be wrong has a name."""
+"""The consistency audit: each way to be wrong has a name."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -51,7 +51,7 @@ def test_the_totals_say_what_was_lost_or_written_too_often(
     ("writes", "wrong"),
     [(1007, {}), (1006, {"lost": 1}), (1009, {"written more than once": 2})],
 )
-def test_growth_adds_up_its_books_at_the_end(writes: int, wrong: Mapping[str, int]) -> None:
+def test_growth_audits_its_totals_at_the_end(writes: int, wrong: Mapping[str, int]) -> None:
     cells = [Cell("size", "it", 1, number, Latencies(0, 0, 0, 0, 0), {}, {}, number + 2) for number in (1, 2)]
     stage: Any = SimpleNamespace(owner=SimpleNamespace(standing=lambda table, only: Standing(writes, 1000)))
     assert growth._wrong(stage, "records", None, cells) == wrong

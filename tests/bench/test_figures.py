@@ -3,8 +3,8 @@
 import pytest
 
 from bench import report
-from bench.contestants import BASELINE
 from bench.figures import Cell, Latencies, percentile, slope, summed_up
+from bench.targets import BASELINE
 
 
 def cell(what: str, round_number: int, per_second: float, section: str = "update", **more: int) -> Cell:

@@ -8,7 +8,7 @@ import pytest
 
 from bench.journal import Journal
 from bench.load import Load, arrivals
-from bench.wire import Errand, Target
+from bench.wire import Address, Errand
 
 
 def noted(*entries: tuple[int, int, float, float, float]) -> Journal:
@@ -20,7 +20,7 @@ def noted(*entries: tuple[int, int, float, float, float]) -> Journal:
 
 
 def load(rate: float, kind: str = "poisson") -> Load:
-    return Load(Target("here", 1, ""), Errand("update", "car", 10), 1, 0, 1, 1, rate, kind)
+    return Load(Address("here", 1, ""), Errand("update", "car", 10), 1, 0, 1, 1, rate, kind)
 
 
 def test_a_closed_loop_counts_what_ended_inside_the_measured_time() -> None:

@@ -12,7 +12,7 @@ from bench import growth, plan
 def test_without_a_word_the_upserts_are_measured() -> None:
     asked = plan.read([])
     assert (asked.command, asked.workloads) == ("upserts", ("update",))
-    assert asked.contestants == ("pgbench", "pgbench-32", "service-1", "service-2")
+    assert asked.targets == ("pgbench", "pgbench-32", "service-1", "service-2")
     assert asked.connections == (1, 8, 32, 64, 128)
 
 
@@ -20,21 +20,27 @@ def test_options_may_follow_no_command() -> None:
     assert plan.read(["--rounds", "5"]) == plan.read(["upserts", "--rounds", "5"])
 
 
-def test_rivals_come_after_the_rest() -> None:
-    assert plan.read(["open-loop", "--rivals"]).contestants == ("service-1", "fastapi", "fastify")
+def test_peers_come_after_the_rest() -> None:
+    assert plan.read(["open-loop", "--peers"]).targets == ("service-1", "fastapi", "fastify")
 
 
-def test_any_number_of_workers_is_a_contestant() -> None:
-    asked = plan.read(["--contestants", "pgbench", "service-4"])
-    assert [plan.workers_of(name) for name in asked.contestants] == [0, 4]
+def test_any_number_of_workers_is_a_target() -> None:
+    asked = plan.read(["--targets", "pgbench", "service-4"])
+    assert [plan.workers_of(name) for name in asked.targets] == [0, 4]
+
+
+def test_the_earlier_names_of_the_options_are_taken() -> None:
+    earlier = plan.read(["--rivals", "--contestants", "pgbench"])
+    assert earlier == plan.read(["--peers", "--targets", "pgbench"])
+    assert earlier.targets == ("pgbench", "fastapi", "fastify")
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--contestants", "service-0"],
-        ["reads", "--contestants", "fastapi"],
-        ["open-loop", "--contestants", "pgbench"],
+        ["--targets", "service-0"],
+        ["reads", "--targets", "fastapi"],
+        ["open-loop", "--targets", "pgbench"],
         ["--workload", "deletes"],
         ["--keys", "99"],
         ["--keys", "1000000000"],

@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 
 from bench import cars
-from bench.wire import KINDS, Answers, Errand, Target, Unclear, requests
+from bench.wire import KINDS, Address, Answers, Errand, Unclear, requests
 
-HERE = Target("127.0.0.1", 8080, "Basic abc")
+HERE = Address("127.0.0.1", 8080, "Basic abc")
 FIRST = cars.FIRST_VALUE
 
 

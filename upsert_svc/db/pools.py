@@ -29,7 +29,7 @@ class UnreachableDatabase(Exception):
 
 
 class Connection(Protocol):
-    """What the core does with a connection: a statement and its arguments at a time (see `sql.Statement`)."""
+    """What the core does with a connection: a statement and its arguments at a time (see `Statement`)."""
 
     async def fetch(self, *statement: object) -> list[Any]: ...
     async def fetchrow(self, *statement: object) -> Any: ...

@@ -117,5 +117,5 @@ class WriteResult(NamedTuple):
 
 
 def entity_tag(record: Record, definition_version: int) -> str:
-    """What changes whenever the answered record does; as entity_tag in sql/schema.sql makes it."""
+    """What changes whenever the answered record does; as entity_tag in sql/functions/values.sql makes it."""
     return f"{record.record_id}.{record.version}.{definition_version}"

@@ -1,4 +1,4 @@
-"""The contestants, a cell at a time: pgbench in plain SQL, and a server under load from another process."""
+"""The targets, a cell at a time: pgbench in plain SQL, and a server under load from another process."""
 
 import dataclasses
 import json
@@ -28,18 +28,18 @@ PGBENCHES = {PGBENCH: BASELINE, PGBENCH_32: f"pgbench, {ROWS} rows"}
 
 @dataclass(frozen=True)
 class Turn:
-    """The place of a cell in its run. With whole books, its table is added up before and after it."""
+    """The place of a cell in its run, and whether the totals of its table are audited before and after it."""
 
     section: str
     connections: int
     round: int
-    has_whole_books: bool = True
+    audits_totals: bool = True
 
 
 def site(stage: Stage, name: str) -> Site:
     """The server that a name of the command line asks for."""
     workers = workers_of(name)
-    return stage.service(workers) if workers else stage.rival(name)
+    return stage.service(workers) if workers else stage.peer(name)
 
 
 def of_pgbench(
@@ -51,7 +51,7 @@ def of_pgbench(
     what: str = BASELINE,
 ) -> Cell:
     """One cell of the baseline."""
-    is_audited = turn.has_whole_books and script.table
+    is_audited = turn.audits_totals and script.table
     before = stage.owner.standing(script.table) if is_audited else None
     ran = pgbench.run(stage, plan, script, turn.connections, variables)
     errors: dict[str, int] = {}
@@ -66,12 +66,12 @@ def of_pgbench(
 def of_site(
     stage: Stage, plan: Plan, turn: Turn, on: Site, errand: Errand, rate: float = 0, every: float = 0
 ) -> Cell:
-    """One cell of a server, in a closed loop or at a rate; its books audited, its memory noted if asked."""
+    """One cell of a server, in a closed loop or at a rate; audited, and its memory noted if asked."""
     load = Load(
-        on.target, errand, turn.connections, plan.warmup, plan.seconds, plan.sample, rate, plan.arrivals
+        on.address, errand, turn.connections, plan.warmup, plan.seconds, plan.sample, rate, plan.arrivals
     )
     families = {"server": on.family, "postgresql": stage.postgresql}
-    before = stage.owner.standing(on.table) if turn.has_whole_books else None
+    before = stage.owner.standing(on.table) if turn.audits_totals else None
     findings, used = _loaded(load, lambda: usage.over(load.seconds, families, every))
     errors = Counter(findings.errors) + audit.of_sample(stage.owner, on, errand, findings.standing)
     if before:

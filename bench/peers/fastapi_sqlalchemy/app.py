@@ -18,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.dml import ReturningInsert
 
 OBJECT_KEY = "car"
-USER, TOKEN = os.environ["RIVAL_USER"], os.environ["RIVAL_TOKEN"]
+USER, TOKEN = os.environ["PEER_USER"], os.environ["PEER_TOKEN"]
 
 # The address comes from PGHOST and its kin.
 engine = create_async_engine("postgresql+asyncpg://", pool_size=20, max_overflow=0)

@@ -1,4 +1,4 @@
-"""The rivals: the same upsert as it is usually written, with the rules of one fixed object in their code.
+"""The peers: the same upsert as it is usually written, with the rules of one fixed object in their code.
 
 Each is installed at first use under `.bench/`, from exact versions, and again when those change.
 """
@@ -20,7 +20,7 @@ _OLDEST_NODE = 22
 
 
 @dataclass(frozen=True)
-class Rival:
+class Peer:
     """Its name in the tables, the table that it keeps its records in, and how it is installed."""
 
     what: str
@@ -30,10 +30,10 @@ class Rival:
 
 
 def program(name: str, environment: Mapping[str, str]) -> Program:
-    """How a rival is started; installs it if need be."""
-    rival = RIVALS[name]
-    command = rival.installed(rival.folder)
-    return Program(rival.what, command, environment, rival.folder, rival.table)
+    """How a peer is started; installs it if need be."""
+    peer = PEERS[name]
+    command = peer.installed(peer.folder)
+    return Program(peer.what, command, environment, peer.folder, peer.table)
 
 
 def _fastapi(folder: Path) -> list[str]:
@@ -101,7 +101,7 @@ def _run(*command: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-RIVALS = {
-    "fastapi": Rival("FastAPI + SQLAlchemy", "fastapi_records", _HERE / "fastapi_sqlalchemy", _fastapi),
-    "fastify": Rival("Fastify + pg", "fastify_records", _HERE / "fastify_pg", _fastify),
+PEERS = {
+    "fastapi": Peer("FastAPI + SQLAlchemy", "fastapi_records", _HERE / "fastapi_sqlalchemy", _fastapi),
+    "fastify": Peer("Fastify + pg", "fastify_records", _HERE / "fastify_pg", _fastify),
 }

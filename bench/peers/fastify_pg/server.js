@@ -8,7 +8,7 @@ const { Pool, types } = require('pg')
 const OBJECT_KEY = 'car'
 const [host, port] = process.argv.slice(2)
 const digest = (text) => createHash('sha256').update(text).digest()
-const expected = digest(`${process.env.RIVAL_USER}:${process.env.RIVAL_TOKEN}`)
+const expected = digest(`${process.env.PEER_USER}:${process.env.PEER_TOKEN}`)
 
 types.setTypeParser(types.builtins.INT8, Number)
 const pool = new Pool({ max: 20, idleTimeoutMillis: 0 }) // the address comes from PGHOST and its kin
