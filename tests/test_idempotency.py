@@ -67,7 +67,7 @@ async def test_every_way_to_write_takes_a_key(api: Api) -> None:
     root, record = f"/custom_objects/{key}", {"custom_object_record": CAR}
     field = {"custom_object_field": {"key": "color", "title": "Color", "type": "text"}}
     new_object = {"custom_object": {"key": f"{key}_again", "title": "Again"}}
-    writes = [
+    writes: list[tuple[str, str, Any]] = [
         ("PATCH", f"{root}/records?external_id=v1", record),
         ("PUT", f"{root}/records?external_id=v1", record),
         ("PATCH", f"{root}/records/{made['id']}", record),
@@ -175,7 +175,7 @@ async def test_requests_with_keys_that_wait_leave_the_others_their_connections(c
             path = f"/custom_objects/{key}/records?external_id=v1"
             async with rival.transaction():
                 await rival.execute("select from records where record_id = $1 for update", made["id"])
-                record = {"custom_object_record": {}}
+                record: dict[str, Any] = {"custom_object_record": {}}
                 waiting = [asyncio.create_task(send(api, "PATCH", path, f"k{n}", record)) for n in range(8)]
                 await until_blocked(rival)
                 shown = await api.client.get(f"/custom_objects/{key}/records/{made['id']}")
@@ -202,7 +202,8 @@ async def test_a_key_does_not_open_what_its_caller_may_not_do(api: Api, agent: A
 async def test_a_twin_of_a_request_under_way_is_told_to_come_back(api: Api) -> None:
     key = await api.new_object(YEAR)
     made = record_of(await api.upsert(key, CAR, external_id="v1"))
-    path, record = f"/custom_objects/{key}/records?external_id=v1", {"custom_object_record": {}}
+    path = f"/custom_objects/{key}/records?external_id=v1"
+    record: dict[str, Any] = {"custom_object_record": {}}
     async with api.running.sql() as rival, rival.transaction():
         await rival.execute("select from records where record_id = $1 for update", made["id"])
         first = asyncio.create_task(send(api, "PUT", path, "under way", record))

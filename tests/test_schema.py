@@ -54,21 +54,6 @@ async def _insert(
     await database.execute(_RECORD, *arguments)
 
 
-async def test_every_statement_is_valid_under_the_service_role_and_used(cluster: Cluster) -> None:
-    connection = await asyncpg.connect(await cluster.new_database())
-    sources = "".join(path.read_text() for path in statements.DIRECTORY.parent.glob("upsert_svc/**/*.py"))
-    try:
-        for path in statements.DIRECTORY.glob("*.sql"):
-            if path.stem == "schema":
-                continue
-            await connection.execute("reset role" if path.stem == "tokens" else f"set role {SERVICE_ROLE}")
-            for statement in statements.load(path.stem).by_name.values():
-                await connection.prepare(statement.text)
-                assert f"SQL.{statement.name}" in sources, f"{path.stem}.{statement.name} is not used"
-    finally:
-        await connection.close()
-
-
 async def test_two_records_cannot_have_one_external_id(database: Any) -> None:
     await _insert(database, "manual", 1, "a", external_id="e")
     await _insert(database, "unique", 2, "a", external_id="e")

@@ -18,7 +18,7 @@ class Clock:
 
 
 def rate(text: str) -> RateLimitItem:
-    item = Settings(rate_limit_account=text).rate_limit_account  # type: ignore[arg-type]
+    item = Settings(rate_limit_account=text).rate_limit_account
     assert item is not None
     return item
 
@@ -133,4 +133,4 @@ def test_a_rate_is_requests_per_time(text: str, amount: int, seconds: int) -> No
 )
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="such as 700/minute"):
-        Settings(rate_limit_token=text)  # type: ignore[arg-type]
+        Settings(rate_limit_token=text)

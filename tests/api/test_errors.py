@@ -1,114 +1,36 @@
 """The refusals that every endpoint shares, for each path and method of the route table."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.harness import Api, Running, record_of
+from tests.support.endpoints import (
+    ADMIN_ENDPOINTS,
+    BODY_ENDPOINTS,
+    ENDPOINTS,
+    GET_ENDPOINTS,
+    ROOT,
+    Endpoint,
+    Place,
+    ask,
+    each,
+)
+from tests.support.harness import Api, Running
 from upsert_svc.api.routes import TABLE
 
-ROOT = "/api/v2"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE")
-WITH_BODY = {("POST", path) for path in TABLE} | {
-    (method, path) for path in TABLE for method in ("PATCH", "PUT") if method in TABLE[path]
-}
-ENDPOINTS = [
-    pytest.param(method, path, id=f"{method} {path.removeprefix(ROOT)}")
-    for path, methods in TABLE.items()
-    for method in methods
-]
-ADMIN_ENDPOINTS = [
-    pytest.param(method, path, id=f"{method} {path.removeprefix(ROOT)}")
-    for path, methods in TABLE.items()
-    for method, operation in methods.items()
-    if operation.admin
-]
-BODY_ENDPOINTS = [endpoint for endpoint in ENDPOINTS if endpoint.values[0] in ("POST", "PUT", "PATCH")]
-OBJECT_ENDPOINTS = [endpoint for endpoint in ENDPOINTS if "{key}" in str(endpoint.values[1])]
-GET_ENDPOINTS = [endpoint for endpoint in ENDPOINTS if endpoint.values[0] == "GET"]
 NOT_FOUND = b'{"error":"RecordNotFound","description":"Not found"}'
 
 
-@dataclass(frozen=True)
-class Place:
-    """An object with a field, a record and a job, to fill the parameters of a path."""
-
-    key: str
-    field: str
-    record: str
-    job: str
-
-    def url(self, path: str, **other: str) -> str:
-        names = {"key": self.key, "field": self.field, "id": self.record, "job": self.job} | other
-        return path.removeprefix(ROOT).format(**names)
-
-
-@pytest.fixture(scope="module")
-async def place(api: Api) -> Place:
-    key = await api.new_object({"key": "color", "type": "text"}, naming={"is_unique": True})
-    record = record_of(await api.create(key, name="Ford", external_id="v1"))
-    job = await api.finished_job(key, "update", [{"id": record["id"]}])
-    return Place(key, "color", record["id"], job["id"])
-
-
-def body_of(method: str, path: str) -> Any:
-    """A body that the endpoint takes, and that changes nothing where it can be so."""
-    if path.endswith("/reorder"):
-        return {"field_ids": []}
-    if path.endswith("/records/search"):
-        return {"filter": {"name": {"$eq": "Ford"}}}
-    if path.endswith("/jobs"):
-        return {"job": {"action": "delete", "items": ["nowhere"]}}
-    if "/records" in path:
-        return {"custom_object_record": {"name": "Ford"}}
-    if "/fields" in path:
-        return {
-            "custom_object_field": {"key": "new", "title": "New", "type": "text"} if method == "POST" else {}
-        }
-    return {"custom_object": {"key": "made_by_errors", "title": "T"} if method == "POST" else {}}
-
-
-def query_of(method: str, path: str) -> dict[str, str]:
-    if "/records/search" in path and method in ("GET", "HEAD"):
-        return {"query": "Ford"}
-    if path.removesuffix(".json").endswith("/cursor"):
-        return {"start_time": "0"}
-    if path.removesuffix(".json").endswith("/show_many"):
-        return {"ids": "nowhere"}
-    is_identified = path.endswith("/records") and method in ("PATCH", "PUT", "DELETE")
-    return {"external_id": "v1"} if is_identified else {}
-
-
-async def send(
-    api: Api, place: Place, method: str, path: str, *, headers: Mapping[str, str] | None = None, **other: str
-) -> httpx.Response:
-    return await api.client.request(
-        method,
-        place.url(path, **other),
-        params=query_of(method, path),
-        json=body_of(method, path) if (method, path) in WITH_BODY else None,
-        headers=headers,
-    )
-
-
-async def state(api: Api, place: Place) -> tuple[Any, ...]:
-    """What the refused requests must leave alone."""
-    paths = (f"/custom_objects/{place.key}", f"/custom_objects/{place.key}/fields", "/custom_objects")
-    shown = [(await api.client.get(path)).json() for path in paths]
-    return (*shown, await api.records(place.key))
-
-
-@pytest.mark.parametrize(("method", "path"), ENDPOINTS)
+@each(ENDPOINTS)
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong"])
 async def test_an_unknown_caller_is_told_nothing_else(
-    api: Api, place: Place, method: str, path: str, authorization: str | None
+    api: Api, place: Place, endpoint: Endpoint, authorization: str | None
 ) -> None:
     request = api.client.build_request(
-        method, place.url(path), content=b"{broken", params={"external_id": "\0"}
+        endpoint.method, place.url(endpoint.path), content=b"{broken", params={"external_id": "\0"}
     )
     del request.headers["Authorization"]
     if authorization:
@@ -118,29 +40,29 @@ async def test_an_unknown_caller_is_told_nothing_else(
     assert response.content == b"""{"error":"Couldn't authenticate you"}"""
 
 
-@pytest.mark.parametrize(("method", "path"), ADMIN_ENDPOINTS)
+@each(ADMIN_ENDPOINTS)
 async def test_an_agent_is_forbidden_what_admins_do(
-    api: Api, agent: Api, place: Place, method: str, path: str
+    api: Api, agent: Api, place: Place, endpoint: Endpoint
 ) -> None:
-    before = await state(api, place)
-    response = await send(agent, place, method, path)
+    before = await place.state(api)
+    response = await ask(agent, place, endpoint)
     assert response.status_code == 403
     assert response.json()["error"] == "Forbidden"
     assert set(response.json()) == {"error", "description"}
     assert response.json()["description"]
-    assert await state(api, place) == before
+    assert await place.state(api) == before
 
 
-@pytest.mark.parametrize(("method", "path"), OBJECT_ENDPOINTS)
+@each([endpoint for endpoint in ENDPOINTS if "{key}" in endpoint.path])
 async def test_what_another_account_has_looks_exactly_like_what_is_missing(
-    api: Api, stranger: Api, place: Place, method: str, path: str
+    api: Api, stranger: Api, place: Place, endpoint: Endpoint
 ) -> None:
-    before = await state(api, place)
-    theirs = await send(stranger, place, method, path)
-    missing = await send(stranger, place, method, path, key="nowhere_at_all")
+    before = await place.state(api)
+    theirs = await ask(stranger, place, endpoint)
+    missing = await ask(stranger, place, endpoint, names={"key": "nowhere_at_all"})
     assert (theirs.status_code, theirs.content) == (404, NOT_FOUND)
     assert answered(theirs) == answered(missing)
-    assert await state(api, place) == before
+    assert await place.state(api) == before
 
 
 def answered(response: httpx.Response) -> tuple[Any, ...]:
@@ -150,19 +72,18 @@ def answered(response: httpx.Response) -> tuple[Any, ...]:
     return response.status_code, response.content, headers
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [e for e in ENDPOINTS if "{field}" in e.values[1] or "{id}" in e.values[1]]
-)
+@each([endpoint for endpoint in ENDPOINTS if "{field}" in endpoint.path or "{id}" in endpoint.path])
 async def test_a_field_or_record_of_another_object_looks_exactly_like_a_missing_one(
-    api: Api, place: Place, method: str, path: str
+    api: Api, place: Place, endpoint: Endpoint
 ) -> None:
     other = await api.new_object()
     field_id = (await api.client.get(f"/custom_objects/{place.key}/fields/color")).json()[
         "custom_object_field"
     ]["id"]
-    foreign = await send(api, place, method, path, key=other, field=str(field_id))
-    missing = await send(api, place, method, path, key=other, field="wheels", id="01" + "Z" * 24)
-    malformed = await send(api, place, method, path, key=other, field="'", id="x")
+    foreign = await ask(api, place, endpoint, names={"key": other, "field": str(field_id)})
+    names = {"key": other, "field": "wheels", "id": "01" + "Z" * 24}
+    missing = await ask(api, place, endpoint, names=names)
+    malformed = await ask(api, place, endpoint, names={"key": other, "field": "'", "id": "x"})
     assert (foreign.status_code, foreign.content) == (404, NOT_FOUND)
     assert answered(foreign) == answered(missing) == answered(malformed)
 
@@ -185,71 +106,62 @@ async def test_the_health_endpoints_answer_anyone_to_get_alone(service: Running,
         assert (await client.post(path)).status_code == 405
 
 
-@pytest.mark.parametrize(("method", "path"), BODY_ENDPOINTS)
-async def test_a_body_of_another_media_type_is_refused(
-    api: Api, place: Place, method: str, path: str
-) -> None:
-    before = await state(api, place)
+@each(BODY_ENDPOINTS)
+async def test_a_body_of_another_media_type_is_refused(api: Api, place: Place, endpoint: Endpoint) -> None:
+    before = await place.state(api)
     for headers in (
         {"Content-Type": "application/xml"},
         {"Content-Type": "multipart/form-data; boundary=x"},
         {"Content-Type": "application/json; charset=utf-16"},
         {"Content-Type": "application/json", "Content-Encoding": "gzip"},
     ):
-        response = await send(api, place, method, path, headers=headers)
+        response = await ask(api, place, endpoint, headers=headers)
         assert (response.status_code, response.json()["error"]) == (415, "UnsupportedMediaType"), headers
         assert response.json()["description"]
-    assert await state(api, place) == before
+    assert await place.state(api) == before
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [e for e in BODY_ENDPOINTS if not str(e.values[1]).endswith("/jobs")]
-)
-async def test_a_body_over_its_limit_is_refused(api: Api, place: Place, method: str, path: str) -> None:
+@each([endpoint for endpoint in BODY_ENDPOINTS if not endpoint.operation.bulk])
+async def test_a_body_over_its_limit_is_refused(api: Api, place: Place, endpoint: Endpoint) -> None:
     response = await api.client.request(
-        method, place.url(path), params=query_of(method, path), content=b" " * (256 * 1024 + 1)
+        endpoint.method, place.url(endpoint.path), params=endpoint.query, content=b" " * (256 * 1024 + 1)
     )
     assert (response.status_code, response.json()["error"]) == (413, "PayloadTooLarge")
     assert "262144" in response.json()["description"]
 
 
-@pytest.mark.parametrize(("method", "path"), BODY_ENDPOINTS)
+@each(BODY_ENDPOINTS)
 async def test_a_body_of_another_shape_is_a_bad_request_that_says_what_is_missing(
-    api: Api, place: Place, method: str, path: str
+    api: Api, place: Place, endpoint: Endpoint
 ) -> None:
-    before = await state(api, place)
-    wrapper = next(iter(body_of(method, path)))
+    before = await place.state(api)
     by_shape = [b"", b"  ", b"{", b"null", b"[]", b'"x"', b"5", b'{"title": "x"}']
-    by_wrapper = [json.dumps({wrapper: value}).encode() for value in (5, None)]
+    by_wrapper = [json.dumps({endpoint.wrapper: value}).encode() for value in (5, None)]
     for content in by_shape + by_wrapper:
-        if path.endswith("/reorder") and not content:
+        if endpoint.path.endswith("/reorder") and not content:
             continue  # some clients send no body there
         response = await api.client.request(
-            method, place.url(path), params=query_of(method, path), content=content
+            endpoint.method, place.url(endpoint.path), params=endpoint.query, content=content
         )
         assert (response.status_code, response.json()["error"]) == (400, "BadRequest"), content
         assert set(response.json()) == {"error", "description"}
         assert response.json()["description"]
-    assert await state(api, place) == before
+    assert await place.state(api) == before
 
 
-@pytest.mark.parametrize(("method", "path"), GET_ENDPOINTS)
-async def test_head_answers_as_get_does_without_a_body(
-    api: Api, place: Place, method: str, path: str
-) -> None:
-    shown = await send(api, place, method, path)
-    headed = await send(api, place, "HEAD", path)
+@each(GET_ENDPOINTS)
+async def test_head_answers_as_get_does_without_a_body(api: Api, place: Place, endpoint: Endpoint) -> None:
+    shown = await ask(api, place, endpoint)
+    headed = await ask(api, place, endpoint, method="HEAD")
     assert (shown.status_code, headed.status_code, headed.content) == (200, 200, b"")
     for name in ("content-type", "content-length"):
         assert headed.headers[name] == shown.headers[name]
 
 
-@pytest.mark.parametrize(("method", "path"), GET_ENDPOINTS)
-async def test_every_path_answers_with_the_json_suffix(
-    api: Api, place: Place, method: str, path: str
-) -> None:
-    plain = await send(api, place, method, path)
-    suffixed = await send(api, place, method, f"{path}.json")
+@each(GET_ENDPOINTS)
+async def test_every_path_answers_with_the_json_suffix(api: Api, place: Place, endpoint: Endpoint) -> None:
+    plain = await ask(api, place, endpoint)
+    suffixed = await ask(api, place, endpoint, suffix=".json")
     assert plain.status_code == suffixed.status_code == 200
     without_time = [{**answer.json(), "count": None} for answer in (plain, suffixed)]
     assert without_time[0] == without_time[1]

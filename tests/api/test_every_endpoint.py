@@ -10,23 +10,22 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.api.test_errors import (
-    ADMIN_ENDPOINTS,
+from tests.hostile.wire import Wire
+from tests.support.endpoints import (
+    AGENT_ENDPOINTS,
     BODY_ENDPOINTS,
     ENDPOINTS,
+    IDENTIFIED_ENDPOINTS,
+    NO_NAMES,
+    READ_ENDPOINTS,
     ROOT,
-    WITH_BODY,
+    WRITE_ENDPOINTS,
+    Endpoint,
     Place,
-    body_of,
-    place,
-    query_of,
-    state,
+    ask,
+    each,
 )
-from tests.hostile.wire import Wire
 from tests.support.harness import Api, Cluster, problems_of, record_of, running
-from upsert_svc.api.routes import TABLE
-
-__all__ = ["place"]  # the fixture
 
 OBJECT = {
     "url", "key", "title", "raw_title", "title_pluralized", "raw_title_pluralized", "description",
@@ -63,63 +62,38 @@ KEYS: Mapping[str, set[str]] = {
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 NOWHERE = {"key": "nowhere", "field": "nowhere", "id": ULID, "job": ULID}
 IS_LIMIT = re.compile(r"/limits/\w+$")
-READING_POSTS = {path for path in TABLE if path.endswith("/search")}
-READ_ENDPOINTS = [e for e in ENDPOINTS if e.values[0] == "GET" or e.values[1] in READING_POSTS]
-WRITE_ENDPOINTS = [e for e in ENDPOINTS if e not in READ_ENDPOINTS]
-FOR_AGENTS = [e for e in ENDPOINTS if e.id not in {admin.id for admin in ADMIN_ENDPOINTS}]
-IDENTIFIED_ENDPOINTS = [e for e in ENDPOINTS if query_of(*e.values) == {"external_id": "v1"}]
 RECORD_WRITES = [
-    e for e in WRITE_ENDPOINTS if e in IDENTIFIED_ENDPOINTS or str(e.values[1]).endswith("/records/{id}")
+    endpoint
+    for endpoint in WRITE_ENDPOINTS
+    if endpoint in IDENTIFIED_ENDPOINTS or endpoint.path.endswith("/records/{id}")
 ]
-WITH_PARAMETERS = [e for e in ENDPOINTS if "{" in str(e.values[1])]
 TEXT_ATTRIBUTE = {"custom_object": "title", "custom_object_field": "title", "custom_object_record": "name"}
-every_endpoint = pytest.mark.parametrize(("method", "path"), ENDPOINTS)
 
 
-async def ask(
-    api: Api,
-    place: Place,
-    method: str,
-    path: str,
-    *,
-    suffix: str = "",
-    query: str | None = None,
-    body: Any = None,
-    headers: Mapping[str, str] | None = None,
-    **names: str,
-) -> httpx.Response:
-    """A request as the endpoint wants it, but for what is given."""
-    asked = urlencode(query_of(method, path)) if query is None else query
-    if body is None and (method, path) in WITH_BODY:
-        body = body_of(method, path)
-    url = f"{place.url(path, **names)}{suffix}?{asked}"
-    return await api.client.request(method, url, json=body, headers=headers)
-
-
-async def fresh(api: Api, place: Place, method: str) -> dict[str, str]:
+async def fresh(api: Api, endpoint: Endpoint) -> Mapping[str, str]:
     """What to put in the path: the place itself to read, an object of its own to write.
 
     The object has the record that the writing is of, unless it is to be made.
     """
-    if method == "GET":
-        return {}
+    if endpoint.operation.reads:
+        return NO_NAMES
     key = await api.new_object({"key": "color", "type": "text"}, naming={"is_unique": True})
-    if method == "POST":
+    if endpoint.method == "POST":
         return {"key": key}
     return {"key": key, "id": record_of(await api.create(key, name="Ford", external_id="v1"))["id"]}
 
 
-def status_of(method: str, path: str) -> int:
+def status_of(endpoint: Endpoint) -> int:
     """The status of the good answer."""
-    if method == "POST" and path not in READING_POSTS:
+    if endpoint.method == "POST" and not endpoint.operation.reads:
         return 201
-    return 204 if method == "DELETE" else 200
+    return 204 if endpoint.method == "DELETE" else 200
 
 
 async def unmake(api: Api) -> None:
     """Removes the object that a POST makes, so that the next one can."""
-    made = next(iter(body_of("POST", f"{ROOT}/custom_objects")["custom_object"].values()))
-    await api.client.delete(f"/custom_objects/{made}")
+    (post,) = [e for e in ENDPOINTS if str(e) == "POST /custom_objects"]
+    await api.client.delete(f"/custom_objects/{post.body['custom_object']['key']}")
 
 
 def assert_whole(answer: Any) -> None:
@@ -133,77 +107,77 @@ def assert_whole(answer: Any) -> None:
                 assert all(isinstance(user, str) and user.isdigit() for user in users)
 
 
-def assert_good(response: httpx.Response, method: str, path: str) -> None:
-    assert response.status_code == status_of(method, path), response.text
+def assert_good(response: httpx.Response, endpoint: Endpoint) -> None:
+    assert response.status_code == status_of(endpoint), response.text
     assert "X-Request-Id" in response.headers
-    if method == "DELETE":
+    if endpoint.method == "DELETE":
         assert response.content == b""
         return
     assert response.headers["Content-Type"] == "application/json"
     answer = response.json()
-    if IS_LIMIT.search(path):
+    if IS_LIMIT.search(endpoint.path):
         assert {name: type(value) for name, value in answer.items()} == {"count": int, "limit": int}
     elif isinstance(answer, dict):
         assert_whole(answer)
     else:
-        assert path.endswith("/reorder")
+        assert endpoint.path.endswith("/reorder")
 
 
-@every_endpoint
+@each(ENDPOINTS)
 @pytest.mark.parametrize("suffix", ["", ".json"])
 async def test_an_admin_is_answered_in_full_with_and_without_the_suffix(
-    api: Api, place: Place, method: str, path: str, suffix: str
+    api: Api, place: Place, endpoint: Endpoint, suffix: str
 ) -> None:
     await unmake(api)
-    names = await fresh(api, place, method)
-    assert_good(await ask(api, place, method, path, suffix=suffix, **names), method, path)
+    names = await fresh(api, endpoint)
+    assert_good(await ask(api, place, endpoint, suffix=suffix, names=names), endpoint)
 
 
-@pytest.mark.parametrize(("method", "path"), FOR_AGENTS)
+@each(AGENT_ENDPOINTS)
 async def test_an_agent_is_answered_in_full_where_admins_are_not_alone(
-    api: Api, agent: Api, place: Place, method: str, path: str
+    api: Api, agent: Api, place: Place, endpoint: Endpoint
 ) -> None:
-    names = await fresh(api, place, method)
-    assert_good(await ask(agent, place, method, path, **names), method, path)
+    names = await fresh(api, endpoint)
+    assert_good(await ask(agent, place, endpoint, names=names), endpoint)
 
 
-@every_endpoint
-def test_among_objects_only_definitions_are_written_by_admins_alone(method: str, path: str) -> None:
-    if path.startswith(f"{ROOT}/custom_objects"):
-        of_records = "/records" in path or "/jobs" in path
-        assert TABLE[path][method].admin is (method != "GET" and not of_records)
+@each(ENDPOINTS)
+def test_among_objects_only_definitions_are_written_by_admins_alone(endpoint: Endpoint) -> None:
+    if endpoint.path.startswith(f"{ROOT}/custom_objects"):
+        of_records = "/records" in endpoint.path or "/jobs" in endpoint.path
+        assert endpoint.operation.admin is (endpoint.method != "GET" and not of_records)
 
 
-@every_endpoint
-async def test_a_query_that_cannot_be_read_is_refused(api: Api, place: Place, method: str, path: str) -> None:
-    before = await state(api, place)
+@each(ENDPOINTS)
+async def test_a_query_that_cannot_be_read_is_refused(api: Api, place: Place, endpoint: Endpoint) -> None:
+    before = await place.state(api)
     for query, status, error in (
         ("x=%ff", 400, "BadRequest"),
         ("&".join(f"q{number}=1" for number in range(201)), 400, "BadRequest"),
         ("x=%00", 422, "RecordInvalid"),
         ("%00=1", 422, "RecordInvalid"),
     ):
-        response = await ask(api, place, method, path, query=query)
+        response = await ask(api, place, endpoint, query=query)
         assert (response.status_code, response.json()["error"]) == (status, error), query
-    assert await state(api, place) == before
+    assert await place.state(api) == before
 
 
-@pytest.mark.parametrize(("method", "path"), WITH_PARAMETERS)
+@each([endpoint for endpoint in ENDPOINTS if "{" in endpoint.path])
 async def test_a_name_in_the_path_that_nothing_can_have_is_not_found(
-    api: Api, place: Place, method: str, path: str
+    api: Api, place: Place, endpoint: Endpoint
 ) -> None:
     for named in ("%00", "a%00b", "%ED%A0%80", "x" * 300, "%F0%9F%9A%97", "'", "%20"):
-        for name in re.findall(r"{(\w+)}", path):
-            response = await ask(api, place, method, path, **{name: named})
+        for name in re.findall(r"{(\w+)}", endpoint.path):
+            response = await ask(api, place, endpoint, names={name: named})
             assert (response.status_code, response.json()["error"]) == (404, "RecordNotFound"), named
 
 
-@pytest.mark.parametrize(("method", "path"), IDENTIFIED_ENDPOINTS)
+@each(IDENTIFIED_ENDPOINTS)
 async def test_what_is_identified_needs_exactly_one_identifier(
-    api: Api, place: Place, method: str, path: str
+    api: Api, place: Place, endpoint: Endpoint
 ) -> None:
     of_many_names = await api.new_object()
-    before = await state(api, place)
+    before = await place.state(api)
     for query in (
         "",
         "external_id=&name=",
@@ -211,93 +185,88 @@ async def test_what_is_identified_needs_exactly_one_identifier(
         "external_id=v1&external_id=v1",
         "name=Ford&name=Ford",
     ):
-        response = await ask(api, place, method, path, query=query)
+        response = await ask(api, place, endpoint, query=query)
         assert (response.status_code, response.json()["error"]) == (400, "BadRequest"), query
     for name in ("external_id", "name"):
-        response = await ask(api, place, method, path, query=f"{name}={'x' * 256}")
+        response = await ask(api, place, endpoint, query=f"{name}={'x' * 256}")
         assert list(problems_of(response)) == [name]
-    response = await ask(api, place, method, path, query="name=Ford", key=of_many_names)
+    response = await ask(api, place, endpoint, query="name=Ford", names={"key": of_many_names})
     assert list(problems_of(response)) == ["base"]
-    assert await state(api, place) == before
+    assert await place.state(api) == before
 
 
-@pytest.mark.parametrize(("method", "path"), READ_ENDPOINTS)
+@each(READ_ENDPOINTS)
 async def test_every_listing_and_nothing_else_judges_the_page(
-    api: Api, place: Place, method: str, path: str
+    api: Api, place: Place, endpoint: Endpoint
 ) -> None:
-    good = (await ask(api, place, method, path)).json()
-    wanted = urlencode(query_of(method, path))
+    good = (await ask(api, place, endpoint)).json()
+    wanted = urlencode(endpoint.query)
     for page in ("page[size]=0", "page[size]=101", "page[size]=x", "page[after]=x", "page[before]=x"):
-        response = await ask(api, place, method, path, query=f"{wanted}&{page}")
+        response = await ask(api, place, endpoint, query=f"{wanted}&{page}")
         assert response.status_code == (400 if "links" in good else 200), page
     if "links" in good:
         assert set(good["meta"]) == PAGE
-        one = (await ask(api, place, method, path, query=f"{wanted}&page[size]=1")).json()
+        one = (await ask(api, place, endpoint, query=f"{wanted}&page[size]=1")).json()
         assert len(next(items for items in one.values() if isinstance(items, list))) <= 1
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [e for e in BODY_ENDPOINTS if next(iter(body_of(*e.values))) in TEXT_ATTRIBUTE]
-)
-async def test_an_attribute_of_the_wrong_type_is_named(
-    api: Api, place: Place, method: str, path: str
-) -> None:
-    before = await state(api, place)
-    wrapper = next(iter(body_of(method, path)))
+@each([endpoint for endpoint in BODY_ENDPOINTS if endpoint.wrapper in TEXT_ATTRIBUTE])
+async def test_an_attribute_of_the_wrong_type_is_named(api: Api, place: Place, endpoint: Endpoint) -> None:
+    before = await place.state(api)
+    wrapper = endpoint.wrapper
     attribute = TEXT_ATTRIBUTE[wrapper]
-    for wrong in (5, True, [], {}, "x" * 256):
-        body = {wrapper: {**body_of(method, path)[wrapper], attribute: wrong}}
-        response = await ask(api, place, method, path, body=body)
+    all_wrong: tuple[Any, ...] = (5, True, [], {}, "x" * 256)
+    for wrong in all_wrong:
+        body = {wrapper: {**endpoint.body[wrapper], attribute: wrong}}
+        response = await ask(api, place, endpoint, body=body)
         assert list(problems_of(response)) == [attribute]
-    assert await state(api, place) == before
+    assert await place.state(api) == before
 
 
-@pytest.mark.parametrize(("method", "path"), RECORD_WRITES)
+@each(RECORD_WRITES)
 async def test_conditions_hold_wherever_a_record_is_written(
-    api: Api, place: Place, method: str, path: str
+    api: Api, place: Place, endpoint: Endpoint
 ) -> None:
-    before = await state(api, place)
+    before = await place.state(api)
     for headers, status, error in (
         ({"If-Match": '"another"'}, 412, "PreconditionFailed"),
         ({"If-None-Match": "*"}, 412, "PreconditionFailed"),
         ({"If-Match": "untagged"}, 400, "BadRequest"),
     ):
-        response = await ask(api, place, method, path, headers=headers)
+        response = await ask(api, place, endpoint, headers=headers)
         assert (response.status_code, response.json()["error"]) == (status, error)
-    assert await state(api, place) == before
+    assert await place.state(api) == before
 
 
-@pytest.mark.parametrize(("method", "path"), WRITE_ENDPOINTS)
-async def test_every_write_is_done_once_per_key(api: Api, place: Place, method: str, path: str) -> None:
+@each(WRITE_ENDPOINTS)
+async def test_every_write_is_done_once_per_key(api: Api, place: Place, endpoint: Endpoint) -> None:
     await unmake(api)
-    names = await fresh(api, place, method)
-    key = {"Idempotency-Key": f"every {method} {path}"}
-    first, again = [await ask(api, place, method, path, headers=key, **names) for _ in range(2)]
+    names = await fresh(api, endpoint)
+    key = {"Idempotency-Key": f"every {endpoint}"}
+    first, again = [await ask(api, place, endpoint, headers=key, names=names) for _ in range(2)]
     assert first.is_success, first.text
     assert [answer.headers["X-Idempotency-Lookup"] for answer in (first, again)] == ["miss", "hit"]
     assert (again.status_code, again.content) == (first.status_code, first.content)
-    query = f"{urlencode(query_of(method, path))}&other=1"
-    other = await ask(api, place, method, path, query=query, headers=key, **names)
+    query = f"{urlencode(endpoint.query)}&other=1"
+    other = await ask(api, place, endpoint, query=query, headers=key, names=names)
     assert (other.status_code, other.json()["error"]) == (400, "IdempotentRequestError")
     for bad in ("", "x" * 256):
-        refused = await ask(api, place, method, path, headers={"Idempotency-Key": bad}, **names)
+        refused = await ask(api, place, endpoint, headers={"Idempotency-Key": bad}, names=names)
         assert (refused.status_code, refused.json()["error"]) == (400, "BadRequest")
 
 
 async def test_a_body_that_does_not_come_is_waited_for_nowhere(cluster: Cluster, place: Place) -> None:
     async with running(await cluster.new_database(), body_timeout_seconds=0.3) as service:
         wire = Wire(service, await service.token())
-        answers = await asyncio.gather(
-            *(
-                wire.exchange(
-                    wire.head(
-                        method, f"{ROOT}{place.url(path, **NOWHERE)}?external_id=v1", "Content-Length: 9"
-                    )
-                    + b"{"
-                )
-                for method, path in (endpoint.values for endpoint in BODY_ENDPOINTS)
+        heads = [
+            wire.head(
+                endpoint.method,
+                f"{ROOT}{place.url(endpoint.path, NOWHERE)}?external_id=v1",
+                "Content-Length: 9",
             )
-        )
+            for endpoint in BODY_ENDPOINTS
+        ]
+        answers = await asyncio.gather(*(wire.exchange(head + b"{") for head in heads))
     assert {status for status, _ in answers} == {408}
     assert all(b'"RequestTimeout"' in answer for _, answer in answers)
 
@@ -314,7 +283,7 @@ async def test_without_a_database_every_endpoint_asks_to_come_again(cluster: Clu
             await administrator.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", name
             )
-            answers = await asyncio.gather(*(ask(api, place, *e.values, **NOWHERE) for e in ENDPOINTS))
+            answers = await asyncio.gather(*(ask(api, place, e, names=NOWHERE) for e in ENDPOINTS))
         finally:
             await administrator.execute(f'alter database "{name}" with allow_connections true')
             await administrator.close()

@@ -12,7 +12,7 @@ from tests.support.harness import Api, Cluster, Running, problems_of, record_of,
 
 KEYS = {"id", "job_type", "url", "total", "progress", "status", "message", "results"}
 RESULT_KEYS = {"index", "id", "external_id", "account_id", "success", "action", "status", "errors"}
-FIELDS = [
+FIELDS: list[dict[str, Any]] = [
     {"key": "color", "type": "text", "required": True},
     {"key": "price", "type": "decimal"},
     {"key": "data", "type": "json"},

@@ -90,7 +90,8 @@ async def test_a_merge_that_changes_nothing_is_told_so(api: Api, key: str) -> No
 
 async def test_any_value_but_null_fills_a_required_document(api: Api) -> None:
     key = await api.new_object({**DOC, "required": True})
-    for value in ("", [], {}, False, 0):
+    values: tuple[Any, ...] = ("", [], {}, False, 0)
+    for value in values:
         assert await patched(api, key, value) == value
     response = await api.upsert(key, {"custom_object_fields": {"doc": None}}, external_id="v1")
     assert list(problems_of(response)) == ["doc"]
@@ -111,7 +112,8 @@ async def test_a_patch_that_no_record_could_hold_is_refused_before_it_is_written
     assert len(orjson.dumps(nulls)) > 2 * SIZE_LIMIT
     with monkeypatch.context() as unwritten:
         unwritten.setattr(api.running.service.records, "_writer", None)
-        for query in ({}, {"dry_run": "true"}):
+        queries: tuple[dict[str, Any], ...] = ({}, {"dry_run": "true"})
+        for query in queries:
             response = await api.upsert(key, {"name": "x", **large}, external_id="v1", **query)
             assert list(problems_of(response)) == ["base"]
     response = await api.upsert(key, {"name": "x", **nulls}, external_id="v1")

@@ -55,7 +55,7 @@ async def test_a_known_external_id_changes_only_what_is_sent(api: Api) -> None:
 
 # Row 3
 @pytest.mark.parametrize("query", [{"external_id": "a", "name": "b"}, {}, {"external_id": "", "name": ""}])
-async def test_both_identifiers_or_neither_is_a_bad_request(api: Api, query: dict[str, str]) -> None:
+async def test_both_identifiers_or_neither_is_a_bad_request(api: Api, query: dict[str, Any]) -> None:
     key = await api.new_object(naming=UNIQUE)
     response = await api.upsert(key, {"name": "b"}, **query)
     assert (response.status_code, response.json()["error"]) == (400, "BadRequest")
@@ -520,7 +520,8 @@ async def test_names_and_external_ids_have_at_most_255_characters_once_composed(
     assert response.status_code == (201 if is_good else 422)
     if not is_good:
         assert list(problems_of(response)) == [attribute]
-    asked = await api.upsert(key, {"name": text if attribute == "name" else "y"}, **{attribute: text})
+    identifier: dict[str, Any] = {attribute: text}
+    asked = await api.upsert(key, {"name": text if attribute == "name" else "y"}, **identifier)
     assert asked.status_code == (200 if is_good else 422)
 
 

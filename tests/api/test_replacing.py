@@ -382,7 +382,7 @@ async def test_each_strategy_treats_each_pair_of_json_types_by_its_rule(
     before, sent = VALUES[old], VALUES[new]
     if nested:
         before, sent = {"in": {"it": before}, "kept": 1}, {"in": {"it": sent}}
-    identifier = {"external_id": f"{old} {new} {nested}"}
+    identifier: dict[str, Any] = {"external_id": f"{old} {new} {nested}"}
     first = {"name": "x", "custom_object_fields": {"doc": before, "beside": 1}}
     change = {"custom_object_fields": {"doc": sent}}
     expected = {

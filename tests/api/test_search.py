@@ -93,7 +93,7 @@ def _entry_holds(name: str, value: Any, record: Mapping[str, Any]) -> bool:
 def _compares(operator: str, stored: Any, operand: Any) -> bool:
     match operator:
         case "$exists":
-            return (stored is not None) == operand
+            return bool((stored is not None) == operand)
         case "$eq":
             return bool(stored == operand)
         case "$in":

@@ -28,6 +28,7 @@ async def pool(cluster: Cluster) -> AsyncIterator[Pool]:
         statement_timeout_seconds=2,
     )
     async with connected(settings, url) as database:
+        assert isinstance(database.main, Pool)
         yield database.main
 
 

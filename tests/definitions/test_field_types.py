@@ -129,8 +129,8 @@ def test_a_lookup_of_custom_objects_takes_a_record_id_or_the_name_of_an_identifi
     validate = validator("lookup", relationship_target_type="zen:custom_object:car")
     for value in (ULID, "external_id:x", "external_id: ", "name:a:b", "name:name:"):
         assert validate.validate({"f": value}) == {"f": value}
-    for value in (ULID.lower(), ULID[:-1], ULID + "0", ULID + "\n", 7, "", "external_id:", "name:", "id:x"):
-        refusal(validate, {"f": value})
+    for wrong in (ULID.lower(), ULID[:-1], ULID + "0", ULID + "\n", 7, "", "external_id:", "name:", "id:x"):
+        refusal(validate, {"f": wrong})
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ def test_every_country_of_the_data_is_an_option_once_and_no_field_takes_more_tha
 ) -> None:
     options = {field["key"]: field.get("custom_field_options") for field in airports.fields(world)}
 
-    values = [option["value"] for option in options.pop("country")]
+    countries = options.pop("country")
+    assert countries is not None
+    values = [option["value"] for option in countries]
     assert set(values) == {airport["country"] for airport in world}
     assert len(values) == len(set(values)) <= 2000
     assert set(options.values()) == {None}

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -142,7 +143,7 @@ async def test_other_refusals_take_no_connection_either(held: Target) -> None:
         ("GET", "/nowhere", 404),
     ):
         started = time.monotonic()
-        body = {"custom_object_record": {}} if method == "PATCH" else None
+        body: Any = {"custom_object_record": {}} if method == "PATCH" else None
         response = await client.request(method, path, json=body)
         assert response.status_code == status, path
         assert time.monotonic() - started < 0.5

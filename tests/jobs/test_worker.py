@@ -19,6 +19,7 @@ from upsert_svc.errors import ServiceUnavailable
 from upsert_svc.jobs import job_items, job_queue, job_runner, worker
 from upsert_svc.jobs.job_queue import Entry
 from upsert_svc.jobs.job_runner import JobRunner, Progress
+from upsert_svc.records import rules
 from upsert_svc.settings import Settings
 
 NUMBERED = {"autoincrement_enabled": True}
@@ -252,7 +253,7 @@ async def test_an_item_that_meets_a_bug_fails_alone(
 ) -> None:
     key = await idle.new_object()
     entry = await queued(idle, key, "create", [{"name": name} for name in ("a", "bug", "c")])
-    validate = job_items.validate
+    validate = rules.validate
 
     def stumble(definition: Any, principal: Any, change: Any) -> Any:
         if change.patch.name == "bug":

@@ -7,7 +7,9 @@ import pytest
 from tests.races import scenarios
 from tests.support.harness import PATCH, PUT, PUT_MERGE, Api, problems_of
 
-KEPT, CLEARED = {"ours": "kept", "theirs": "kept"}, {"ours": "kept", "theirs": None}
+Fields = dict[str, str | None]
+KEPT: Fields = {"ours": "kept", "theirs": "kept"}
+CLEARED: Fields = {"ours": "kept", "theirs": None}
 NAME_TAKEN = {"base": ["Name already exists. Try another one."]}
 
 
@@ -17,7 +19,7 @@ def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Api, "way", request.param)
 
 
-def expected(api: Api) -> dict[str, str | None]:
+def expected(api: Api) -> Fields:
     """What is left of a rival's field by a write that does not send it."""
     return CLEARED if api.way is PUT else KEPT
 

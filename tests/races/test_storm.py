@@ -32,8 +32,9 @@ async def _write(api: Api, key: str, writer: int, identified_by: str) -> tuple[d
     while time.monotonic() < until:
         value += 1
         identifier = chance.choice(KEYS)
+        query: dict[str, Any] = {identified_by: identifier}
         record: dict[str, Any] = {"custom_object_fields": {f"writer_{writer}": value}}
-        response = await api.upsert(key, record, **{identified_by: identifier})
+        response = await api.upsert(key, record, **query)
         outcomes[response.headers.get("Upsert-Result", str(response.status_code))] += 1
         if response.status_code == 200:
             taken[identifier] = value
@@ -155,7 +156,8 @@ async def test_a_storm_of_jobs_and_upserts_of_the_same_records_loses_nothing(
             fields = {"custom_object_fields": {f"writer_{writer}": value}}
             keys = chance.sample(KEYS, len(KEYS))
             if writer % 2:
-                responses = [await api.upsert(key, fields, **{identified_by: name}) for name in keys]
+                queries: list[dict[str, Any]] = [{identified_by: name} for name in keys]
+                responses = [await api.upsert(key, fields, **query) for query in queries]
                 assert {response.status_code for response in responses} == {200}
             else:
                 items = [{identified_by: name, **fields} for name in keys]

@@ -192,8 +192,8 @@ async def _make(api: Api, key: str, chance: random.Random) -> None:
     async with api.running.sql() as owner:
         rows = []
         for number in range(RECORDS):
-            fields = {field: text_by_chance(chance, 3) for field in SEARCHED if chance.random() < 0.4}
-            fields |= {"gone": "word gone", "year": number}
+            fields: dict[str, Any] = {"gone": "word gone", "year": number}
+            fields |= {field: text_by_chance(chance, 3) for field in SEARCHED if chance.random() < 0.4}
             rows.append((f"{number:026d}", text_by_chance(chance, 2), orjson.dumps(fields).decode()))
         await owner.executemany(
             """insert into records (account_id, object_id, record_id, naming, name, fields,
@@ -232,7 +232,7 @@ async def _disturb(api: Api, key: str, chance: random.Random) -> None:
 
 async def test_searches_by_chance_find_the_same_without_documents_half_way_and_with_them(api: Api) -> None:
     chance = random.Random(SEED)
-    fields = [{"key": key, "type": kind} for key, kind in FIELDS.items()]
+    fields: list[dict[str, Any]] = [{"key": key, "type": kind} for key, kind in FIELDS.items()]
     fields[2]["regexp_for_validation"] = r"(?s).*"
     key = await api.new_object(*fields)
     await _make(api, key, chance)

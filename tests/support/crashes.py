@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from tests.support import processes
-from tests.support.harness import Api, Running
+from tests.support.harness import Api, owner_of
 
 _SETTINGS = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": processes.TOKEN}
 _LONGEST_SECONDS = 0.6  # after which most jobs have ended
@@ -116,6 +116,6 @@ async def _require_each_once(api: Api, numbered: str, cars: str, rounds: int) ->
 
 async def _require_versions(url: str, rounds: int) -> None:
     """Each car was changed once a round."""
-    async with Running("", url, None).sql() as connection:  # type: ignore[arg-type]
+    async with owner_of(url) as connection:
         rows = await connection.fetch("select version, count(*) from records where number is null group by 1")
     assert [tuple(row) for row in rows] == [(1 + rounds, 100)]

@@ -77,14 +77,19 @@ class Running:
         async with owner_transaction(self.database_url) as connection:
             return await tokens.create(connection, account=account, email=email, role=role)
 
-    @contextlib.asynccontextmanager
-    async def sql(self) -> AsyncIterator[Any]:
+    def sql(self) -> contextlib.AbstractAsyncContextManager[Any]:
         """A connection of its own to the service's database, as the owner."""
-        connection = await asyncpg.connect(self.database_url)
-        try:
-            yield connection
-        finally:
-            await connection.close()
+        return owner_of(self.database_url)
+
+
+@contextlib.asynccontextmanager
+async def owner_of(database_url: str) -> AsyncIterator[Any]:
+    """A connection to a database, as its owner."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 @contextlib.asynccontextmanager
