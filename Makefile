@@ -24,8 +24,9 @@ run: setup
 demo: setup
 	$(BIN)/python -m examples.airports
 
+# each worker has a server, and so a core, of its own; idle ones take tests over from the others
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 clients: setup
 	$(BIN)/python -m pytest -m clients tests/clients

@@ -1,17 +1,28 @@
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import harness
 from tests.support.harness import Api, Cluster, Running, running
 from upsert_svc.db import embedded
+
+_MEMORY = Path("/dev/shm")
+_ENOUGH_MEMORY = 8 << 30
+
+
+def _data_folder() -> Path | None:
+    """Memory, where there is enough of it: a new database is many small files. Else the usual place."""
+    has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH_MEMORY
+    return _MEMORY if has_room else None
 
 
 @pytest.fixture(scope="session")
 def _server_url() -> Iterator[str]:
     with (
-        tempfile.TemporaryDirectory(prefix="upsert-svc-tests-") as folder,
+        tempfile.TemporaryDirectory(prefix="upsert-svc-tests-", dir=_data_folder()) as folder,
         embedded.start(Path(folder) / "data", durable=False) as server,
     ):
         yield server.url
@@ -22,6 +33,13 @@ async def cluster(_server_url: str) -> Cluster:
     cluster = Cluster(_server_url)
     await cluster.make_template()
     return cluster
+
+
+@pytest.fixture(autouse=True)
+def _databases_end_with_their_test() -> Iterator[None]:
+    """What a test or a fixture of its own made is dropped; wider fixtures made theirs before this one."""
+    with harness.databases_of_a_test():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,12 @@
 import asyncio
 import random
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -20,7 +22,7 @@ from upsert_svc.search import backfill, page_query, planner
 
 SEED = 20261126
 RECORDS = 2000
-QUERIES = {False: 100, True: 150}  # of each comparison, without documents and with them
+QUERIES = {False: 50, True: 75}  # of each comparison, without documents and with them
 STEMS = (
     "ford", "For", "fo", "fiesta", "Straße", "STRASSE", "stras", "é", "e\u0301t\u00e9", "7", "77", "07a", "x",
     "日本", "日", "ÆTHER", "æt", "ﬁn", "fin", "İx", "word", "words", "sword", "y" * 64, "y" * 70,
@@ -50,22 +52,28 @@ def words_of(text: str) -> frozenset[str]:
     return frozenset(word[:64] for word in separated.split())
 
 
-def found(records: Sequence[Mapping[str, Any]], text: str) -> list[str]:
-    """The ids of the records that a text finds, the best first."""
-    asked = words_of(text)
-    scored = [(-score(record, asked), record["id"]) for record in records]
-    return [record_id for rank, record_id in sorted(scored) if rank]
+class Model:
+    """Which records have which words, in a name and anywhere."""
 
+    def __init__(self, records: Sequence[Mapping[str, Any]]) -> None:
+        self.names = {record["id"]: record["name"] for record in records}
+        self._in_name: dict[str, set[str]] = defaultdict(set)
+        self._anywhere: dict[str, set[str]] = defaultdict(set)
+        for record in records:
+            fields = record["custom_object_fields"]
+            for word in words_of(record["name"]):
+                self._in_name[word].add(record["id"])
+            for word in words_of("\n".join([record["name"], *(fields[key] or "" for key in SEARCHED)])):
+                self._anywhere[word].add(record["id"])
 
-def score(record: Mapping[str, Any], asked: frozenset[str]) -> int:
-    name, fields = record["name"], record["custom_object_fields"]
-    everywhere = words_of("\n".join([name, *(fields[key] or "" for key in SEARCHED)]))
-    return 100 * fits(everywhere, asked) + fits(words_of(name), asked)
-
-
-def fits(words: frozenset[str], asked: frozenset[str]) -> int:
-    """How many of the words asked for begin one of a record's."""
-    return sum(any(word.startswith(one) for word in words) for one in asked)
+    def found(self, text: str) -> list[str]:
+        """The ids of the records that a text finds, the best first: its words begin most of theirs."""
+        scores: Counter[str] = Counter()
+        for asked in words_of(text):
+            for weight, having in ((100, self._anywhere), (1, self._in_name)):
+                for record_id in set().union(*(having[word] for word in having if word.startswith(asked))):
+                    scores[record_id] += weight
+        return sorted(scores, key=lambda record_id: (-scores[record_id], record_id))
 
 
 EVERYTHING = Window(size=2 * RECORDS)
@@ -80,9 +88,9 @@ SCANS = (
 # The service whose documents are made when the test says so
 
 
-@pytest.fixture(scope="module")
-async def api(cluster: Cluster) -> AsyncIterator[Api]:
-    """An admin of a service that fills nothing in the background."""
+@asynccontextmanager
+async def service_without_backfill(cluster: Cluster) -> AsyncIterator[Api]:
+    """An admin of a service that makes no documents in the background."""
     patched = pytest.MonkeyPatch()
     patched.setattr(backfill, "run", lambda _pool: asyncio.Event().wait())
     async with running(await cluster.new_database()) as service:
@@ -90,6 +98,12 @@ async def api(cluster: Cluster) -> AsyncIterator[Api]:
         api = Api(service, await service.token())
         async with api.client:
             yield api
+
+
+@pytest.fixture(scope="module")
+async def api(cluster: Cluster) -> AsyncIterator[Api]:
+    async with service_without_backfill(cluster) as api:
+        yield api
 
 
 async def begin(api: Api, key: str) -> None:
@@ -165,13 +179,13 @@ async def _page_through_by_name(
 
 
 async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: bool) -> None:
-    records = await api.records(key)
-    names = {record["id"]: record["name"] for record in records}
+    model = Model(await api.records(key))
+    names = model.names
     some = scans = walks_by_name = 0
     pages_of = 5 if by_documents else 20  # every such search: it takes its time, mostly to read all records
     for number in range(QUERIES[by_documents]):
         text = text_by_chance(chance, 4)
-        expected = found(records, text)
+        expected = model.found(text)
         statement, rows = await search(api, key, text, page_query.RELEVANCE)
         assert ids_of(rows) == expected, text
         assert ("search_documents" in statement) == by_documents
@@ -182,7 +196,7 @@ async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: b
             walks_by_name += await _page_through_by_name(api, key, text, chance, by_name[::-1])
         if number % pages_of == 0:
             scans += await _page_through(api, key, text, page_query.RELEVANCE, chance, expected)
-        some += 0 < len(expected) < len(records)
+        some += 0 < len(expected) < len(names)
     assert some > QUERIES[by_documents] / 2
     assert scans > QUERIES[by_documents] / pages_of / 4
     assert walks_by_name > QUERIES[by_documents] / 20
@@ -230,27 +244,52 @@ async def _disturb(api: Api, key: str, chance: random.Random) -> None:
         )
 
 
-async def test_searches_by_chance_find_the_same_without_documents_half_way_and_with_them(api: Api) -> None:
+class Searched(NamedTuple):
+    """An object of many records, on a service of its own, and how far its documents are."""
+
+    api: Api
+    key: str
+    documents: str
+
+
+@pytest.fixture(scope="module", params=["none", "half way", "all", "all, and written to"])
+async def searched(request: pytest.FixtureRequest, cluster: Cluster) -> AsyncIterator[Searched]:
     chance = random.Random(SEED)
-    fields: list[dict[str, Any]] = [{"key": key, "type": kind} for key, kind in FIELDS.items()]
-    fields[2]["regexp_for_validation"] = r"(?s).*"
-    key = await api.new_object(*fields)
-    await _make(api, key, chance)
-    await api.client.delete(f"/custom_objects/{key}/fields/gone")
-    await _compare(api, key, chance, by_documents=False)
-    assert await state(api, key) == "requested"
-    assert await backfill.begin(api.running.service.database.main)
-    for _ in range(2):
-        await backfill.step(api.running.service.database.main)
-        await _disturb(api, key, chance)
-    assert await state(api, key) == "building"
-    await _compare(api, key, chance, by_documents=False)
-    await fill(api)
-    assert await state(api, key) == "ready"
-    await _compare(api, key, chance, by_documents=True)
-    await _disturb(api, key, chance)
-    await _compare(api, key, chance, by_documents=True)
-    await _require_true_documents(api, key)
+    async with service_without_backfill(cluster) as api:
+        fields: list[dict[str, Any]] = [{"key": key, "type": kind} for key, kind in FIELDS.items()]
+        fields[2]["regexp_for_validation"] = r"(?s).*"
+        key = await api.new_object(*fields)
+        await _make(api, key, chance)
+        await api.client.delete(f"/custom_objects/{key}/fields/gone")
+        if request.param != "none":
+            await begin(api, key)
+            for _ in range(2):
+                await backfill.step(api.running.service.database.main)
+                await _disturb(api, key, chance)
+            assert await state(api, key) == "building"
+        if request.param.startswith("all"):
+            await fill(api)
+            assert await state(api, key) == "ready"
+        if request.param.endswith("written to"):
+            await _disturb(api, key, chance)
+        yield Searched(api, key, request.param)
+
+
+@pytest.mark.parametrize("part", range(2))
+async def test_searches_by_chance_find_the_same_without_documents_half_way_and_with_them(
+    searched: Searched, part: int
+) -> None:
+    api, key, documents = searched
+    chance = random.Random(f"{SEED} {documents} {part}")
+    await _compare(api, key, chance, by_documents=documents.startswith("all"))
+    match documents:
+        case "none":
+            assert await state(api, key) == "requested"
+        case "half way":
+            assert await state(api, key) == "building"
+        case _:
+            assert await state(api, key) == "ready"
+            await _require_true_documents(api, key)
 
 
 async def _require_true_documents(api: Api, key: str) -> None:
