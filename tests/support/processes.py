@@ -38,7 +38,7 @@ async def run(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
 
 
 def free_port() -> int:
-    """A port below those that the system gives to connections, so that none takes it before its server does."""
+    """A port below those that the system gives to connections: none takes it before its server does."""
     while True:
         port = _chance.randrange(20_000, 32_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
