@@ -69,7 +69,7 @@ async def test_two_records_cannot_have_one_unique_name_however_it_is_spelt(datab
         await _insert(database, "manual", record_id, "Straße")
 
 
-async def test_the_short_way_of_ascii_names_compares_them_by_the_same_rule(database: Any) -> None:
+async def test_the_fast_path_of_ascii_names_compares_them_by_the_same_rule(database: Any) -> None:
     names = [chr(code) * 2 for code in range(1, 128)] + ["", "MiXeD 09_~", "Straße", "É", "e\u0301", "ǅ"]
     differing = await database.fetch(
         """select name from unnest($1::text[]) as name
@@ -333,12 +333,12 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
         "list",
         "filtered list",
         "words",
-        "words walked",
+        "words scanned",
         "words sorted",
         "words sorted without documents",
         "common words sorted",
         "a part of the name",
-        "walk for a part of the name",
+        "scan for a part of the name",
     ],
 )
 async def test_a_page_is_found_by_an_index(

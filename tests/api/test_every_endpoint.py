@@ -196,7 +196,7 @@ async def test_what_is_identified_needs_exactly_one_identifier(
 
 
 @each(READ_ENDPOINTS)
-async def test_every_listing_and_nothing_else_judges_the_page(
+async def test_every_listing_and_nothing_else_validates_the_page(
     api: Api, place: Place, endpoint: Endpoint
 ) -> None:
     good = (await ask(api, place, endpoint)).json()

@@ -401,7 +401,7 @@ async def test_an_inactive_field_is_hidden_and_keeps_its_values(api: Api) -> Non
     assert [record["custom_object_fields"] for record in await api.records(key)] == [{"a": "1", "b": "3"}]
 
 
-async def test_a_required_field_is_judged_on_the_resulting_record(api: Api) -> None:
+async def test_a_required_field_is_validated_on_the_resulting_record(api: Api) -> None:
     key = await api.new_object({"key": "a", "type": "text"}, {"key": "b", "type": "text"})
     record_of(await api.create(key, name="old", external_id="old"))
     field_of(await patch(api, key, "a", required=True))
@@ -420,7 +420,7 @@ async def test_a_required_field_is_judged_on_the_resulting_record(api: Api) -> N
     record_of(await api.create(key, name="new"))
 
 
-async def test_a_changed_pattern_judges_the_next_write(api: Api) -> None:
+async def test_a_changed_pattern_validates_the_next_write(api: Api) -> None:
     key = await api.new_object({"key": "f", "type": "regexp", "regexp_for_validation": "^a"})
     fields = {"custom_object_fields": {"f": "b"}}
     assert list(problems_of(await api.upsert(key, {"name": "r", **fields}, external_id="r"))) == ["f"]

@@ -117,7 +117,7 @@ async def test_a_patch_that_no_record_could_hold_is_refused_before_it_is_written
             response = await api.upsert(key, {"name": "x", **large}, external_id="v1", **query)
             assert list(problems_of(response)) == ["base"]
     response = await api.upsert(key, {"name": "x", **nulls}, external_id="v1")
-    assert list(problems_of(response)) == ["base"], "judged once it is merged"
+    assert list(problems_of(response)) == ["base"], "validated once it is merged"
 
 
 async def test_a_document_nested_deeper_than_a_body_may_be_is_refused(api: Api, key: str) -> None:

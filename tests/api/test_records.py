@@ -273,7 +273,7 @@ async def test_null_clears_a_field_unless_it_is_required(api: Api) -> None:
 
 
 # Row 19
-async def test_a_required_field_is_judged_on_the_resulting_record(api: Api) -> None:
+async def test_a_required_field_is_validated_on_the_resulting_record(api: Api) -> None:
     key = await api.new_object(YEAR, COLOR)
     refusable = {"name": "Ford", "custom_object_fields": {"color": "red"}}
     await api.upsert(key, refusable, external_id="old")
@@ -498,7 +498,7 @@ async def test_a_merged_record_over_32_kb_is_refused_by_the_statement_that_write
     assert enough.headers["Upsert-Result"] == "updated"
 
 
-async def test_a_creation_is_judged_by_its_size_as_strictly_as_the_next_update(api: Api) -> None:
+async def test_a_creation_is_validated_by_its_size_as_strictly_as_the_next_update(api: Api) -> None:
     naming = {"autoincrement_enabled": True, "autoincrement_prefix": "🚗" * 30}
     key = await api.new_object({"key": "a", "type": "textarea"}, naming=naming)
     body = {"custom_object_fields": {"a": "x" * 32_660}}

@@ -7,24 +7,24 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.every_type import definitions
 from tests.support.harness import Api, problems_of, record_of
 
 UNIQUE = {"is_unique": True}
 NUMBERED = {"autoincrement_enabled": True, "autoincrement_prefix": "CAR-", "autoincrement_padding": 4}
 YEAR, COLOR = {"key": "year", "type": "integer"}, {"key": "color", "type": "text"}
 DOC = {"key": "doc", "type": "json"}
-OPTIONS = [{"name": name, "value": name} for name in ("red", "blue")]
 # of each type two values; those of the lookup are made when there is a target
 TYPES: Mapping[str, tuple[Any, Any]] = {
     "text": ("a", "b"),
     "textarea": ("a\nb", "c"),
-    "regexp": ("aaa", "b"),
+    "regexp": ("aaa", "a"),
     "checkbox": (True, False),
     "date": ("2024-02-29", "2026-01-01"),
     "integer": (1, 0),
     "decimal": (1.5, 7),
-    "dropdown": ("red", "blue"),
-    "multiselect": (["red"], ["blue", "red"]),
+    "dropdown": ("red", "1"),
+    "multiselect": (["red"], ["1", "red"]),
     "json": ({"a": {"b": 1}}, [None]),
     "lookup": ("", ""),
 }
@@ -56,13 +56,8 @@ async def typed(api: Api) -> tuple[str, Mapping[str, tuple[Any, Any]]]:
     """An object with a field of each type, called by it, and two values of each."""
     target = await api.new_object()
     targets = [record_of(await api.create(target, name=name))["id"] for name in "ab"]
-    more: dict[str, Mapping[str, Any]] = {
-        "regexp": {"regexp_for_validation": "^[a-z]+$"},
-        "dropdown": {"custom_field_options": OPTIONS},
-        "multiselect": {"custom_field_options": OPTIONS},
-        "lookup": {"relationship_target_type": f"zen:custom_object:{target}"},
-    }
-    key = await api.new_object(*({"key": kind, "type": kind, **more.get(kind, {})} for kind in TYPES))
+    lookup = {"relationship_target_type": f"zen:custom_object:{target}"}
+    key = await api.new_object(*definitions(TYPES, lookup=lookup))
     return key, {**TYPES, "lookup": (targets[0], targets[1])}
 
 
@@ -271,7 +266,7 @@ async def test_a_record_as_it_was_read_replaces_itself_and_changes_nothing(api: 
 # What the definition asks for
 
 
-async def test_a_required_field_is_judged_as_on_creation(api: Api) -> None:
+async def test_a_required_field_is_validated_as_on_creation(api: Api) -> None:
     required = {"key": "must", "type": "text", "required": True}
     key = await api.new_object(required, COLOR)
     full = {"name": "x", "custom_object_fields": {"must": "be", "color": "red"}}

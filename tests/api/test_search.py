@@ -11,6 +11,7 @@ import httpx
 import orjson
 import pytest
 
+from tests.support.every_type import definitions, options
 from tests.support.harness import Api, record_of
 from upsert_svc import paging
 from upsert_svc.db import statements
@@ -22,16 +23,7 @@ RECORDS = 2000
 PARTS, FILTERS = 4, 125  # of each part
 OPTIONS = ("red", "green", "blue")
 TEXTS = ("", "a", "A", "Straße", "STRASSE", "é", "e\u0301", "100%", "under_score", "' or 1=1 --", "\\")
-FIELDS = {
-    "text": "text",
-    "checkbox": "checkbox",
-    "date": "date",
-    "integer": "integer",
-    "decimal": "decimal",
-    "dropdown": "dropdown",
-    "multiselect": "multiselect",
-    "json": "json",
-}
+FIELDS = ("text", "checkbox", "date", "integer", "decimal", "dropdown", "multiselect", "json")
 EQUALITY = ("$eq", "$noteq", "$in", "$notin", "$exists")
 ORDERING = ("$gt", "$gte", "$lt", "$lte")
 OPERATORS = {
@@ -123,14 +115,8 @@ def _compares(operator: str, stored: Any, operand: Any) -> bool:
 @pytest.fixture(scope="module")
 async def many(api: Api) -> tuple[str, list[dict[str, Any]]]:
     """An object of records with values by chance, and these as they are answered."""
-    options = [{"name": option, "value": option} for option in OPTIONS]
-    key = await api.new_object(
-        *(
-            {"key": name, "type": kind}
-            | ({"custom_field_options": options} if kind in ("dropdown", "multiselect") else {})
-            for name, kind in FIELDS.items()
-        )
-    )
+    chosen = {"custom_field_options": options(*OPTIONS)}
+    key = await api.new_object(*definitions(FIELDS, dropdown=chosen, multiselect=chosen))
     chance = random.Random(SEED)
     async with api.running.sql() as owner:
         rows = []
@@ -212,7 +198,7 @@ async def _found(owner: Any, object_key: str, filter_: Mapping[str, Any]) -> set
     row = await owner.fetchrow(
         "select account_id, object_id, version from objects where key = $1", object_key
     )
-    fields = {name: FieldDefinition(name, kind, options=OPTIONS) for name, kind in FIELDS.items()}
+    fields = {name: FieldDefinition(name, name, options=OPTIONS) for name in FIELDS}
     read = orjson.loads(orjson.dumps(filter_))
     statement, *arguments = page_query.records_query(
         statements.load("records").list(account_id=row["account_id"], object_id=row["object_id"]),
@@ -283,11 +269,11 @@ async def test_a_search_is_paged_both_ways_and_meets_every_record_once(
         else:
             response = await search(api, key, filter_, {"page": page, "sort": sort})
         seen += ids(response)
-        told = response.json()
-        assert told["meta"]["has_more"] == (told["links"]["next"] is not None)
-        if not told["meta"]["has_more"]:
+        answer = response.json()
+        assert answer["meta"]["has_more"] == (answer["links"]["next"] is not None)
+        if not answer["meta"]["has_more"]:
             break
-        cursor = {"after": told["meta"]["after_cursor"]}
+        cursor = {"after": answer["meta"]["after_cursor"]}
     by = (sort or "id").removeprefix("-")
     assert sorted(seen) == sorted(record["id"] for record in expected)
     if by in ("id", "name"):
@@ -295,9 +281,11 @@ async def test_a_search_is_paged_both_ways_and_meets_every_record_once(
             expected, key=lambda record: (record[by].encode(), record["id"]), reverse=sort.startswith("-")
         )
         assert seen == [record["id"] for record in ordered]
-    before = {"size": 100, "before": told["meta"]["before_cursor"]}
+    before = {"size": 100, "before": answer["meta"]["before_cursor"]}
     back = await search(api, key, filter_, {"page": before, "sort": sort})
-    assert ids(back) == seen[-len(told["custom_object_records"]) - 100 : -len(told["custom_object_records"])]
+    assert (
+        ids(back) == seen[-len(answer["custom_object_records"]) - 100 : -len(answer["custom_object_records"])]
+    )
 
 
 async def test_a_link_to_the_next_page_is_followed_with_the_same_body(

@@ -1,4 +1,4 @@
-"""What a story tells: one line of JSON a step, with what the client gave back or how it failed."""
+"""What a story reports: one line of JSON a step, with what the client gave back or how it failed."""
 
 import json
 import os
@@ -12,16 +12,16 @@ TOKEN = os.environ["SERVICE_TOKEN"]
 
 
 def step(name: str, do: Callable[[], Any]) -> Any:
-    """Does the step and tells what came of it: what it gives back, or the error that the client raised."""
-    told: dict[str, Any] = {"step": name}
+    """Does the step and reports what came of it: what it gives back, or the error that the client raised."""
+    reported: dict[str, Any] = {"step": name}
     try:
-        told["saw"] = do()
+        reported["saw"] = do()
     except Exception as error:
-        told |= {"raised": type(error).__name__, "text": str(error)}
-    print(json.dumps(told, default=_plain), flush=True)
-    return told.get("saw")
+        reported |= {"raised": type(error).__name__, "text": str(error)}
+    print(json.dumps(reported, default=_plain), flush=True)
+    return reported.get("saw")
 
 
 def _plain(value: Any) -> Any:
-    """What a client made of an answer, as it tells it itself."""
+    """What a client made of an answer, as it says it itself."""
     return value.to_dict() if hasattr(value, "to_dict") else str(value)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support.every_type import definitions
 from tests.support.harness import Api, record_of
+
+TYPES = ("text", "integer", "decimal", "date", "dropdown", "regexp", "json")
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,6 @@ class Target:
 
 
 async def aimed(api: Api) -> Target:
-    options = [{"name": "Red", "value": "red"}]
-    key = await api.new_object(
-        {"key": "text", "type": "text"},
-        {"key": "integer", "type": "integer"},
-        {"key": "decimal", "type": "decimal"},
-        {"key": "date", "type": "date"},
-        {"key": "dropdown", "type": "dropdown", "custom_field_options": options},
-        {"key": "json", "type": "json"},
-        {"key": "regexp", "type": "regexp", "regexp_for_validation": "^(a+)+$"},
-        naming={"is_unique": True},
-    )
+    key = await api.new_object(*definitions(TYPES), naming={"is_unique": True})
     record = record_of(await api.create(key, name="Ford", external_id="v1"))
     return Target(api, key, record["id"])

@@ -85,18 +85,18 @@ async def held(cluster: Cluster) -> AsyncIterator[Target]:
     }
     async with running(await cluster.new_database(), **settings) as service:
         api = Api(service, await service.token())
-        async with api.client, service.sql() as rival:
+        async with api.client, service.sql() as peer:
             target = await aimed(api)
             record_of(await api.upsert(target.key, {"name": "Held as well"}, external_id="v0"))
-            locking = rival.transaction()
+            locking = peer.transaction()
             await locking.start()
-            await rival.execute("select 1 from records for update")
+            await peer.execute("select 1 from records for update")
             waiting = [
                 asyncio.create_task(api.upsert(target.key, {"name": f"Held {n}"}, external_id=f"v{n}"))
                 for n in range(2)
             ]
             async with asyncio.timeout(10):
-                while await rival.fetchval(_WAITING_IN_THE_POOL) < 2:  # noqa: ASYNC110
+                while await peer.fetchval(_WAITING_IN_THE_POOL) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             yield target
             assert not any(task.done() for task in waiting)

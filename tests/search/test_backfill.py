@@ -113,7 +113,7 @@ async def begin(api: Api, key: str) -> None:
     assert await backfill.begin(api.running.service.database.main)
 
 
-async def fill(api: Api, batch: int = 500) -> int:
+async def finish_backfill(api: Api, batch: int = 500) -> int:
     steps = 0
     while await backfill.step(api.running.service.database.main, batch):
         steps += 1
@@ -122,8 +122,8 @@ async def fill(api: Api, batch: int = 500) -> int:
 
 async def state(api: Api, key: str) -> str | None:
     async with api.running.sql() as owner:
-        told: str | None = await owner.fetchval("select search_state from objects where key = $1", key)
-    return told
+        found: str | None = await owner.fetchval("select search_state from objects where key = $1", key)
+    return found
 
 
 async def search(
@@ -181,7 +181,7 @@ async def _page_through_by_name(
 async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: bool) -> None:
     model = Model(await api.records(key))
     names = model.names
-    some = scans = walks_by_name = 0
+    some = scans = scans_by_name = 0
     pages_of = 5 if by_documents else 20  # every such search: it takes its time, mostly to read all records
     for number in range(QUERIES[by_documents]):
         text = text_by_chance(chance, 4)
@@ -193,13 +193,13 @@ async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: b
             _, rows = await search(api, key, text, page_query.WORD_ORDERS["-name"])
             by_name = sorted(expected, key=lambda record_id: (names[record_id].encode(), record_id))
             assert ids_of(rows) == by_name[::-1], text
-            walks_by_name += await _page_through_by_name(api, key, text, chance, by_name[::-1])
+            scans_by_name += await _page_through_by_name(api, key, text, chance, by_name[::-1])
         if number % pages_of == 0:
             scans += await _page_through(api, key, text, page_query.RELEVANCE, chance, expected)
         some += 0 < len(expected) < len(names)
     assert some > QUERIES[by_documents] / 2
     assert scans > QUERIES[by_documents] / pages_of / 4
-    assert walks_by_name > QUERIES[by_documents] / 20
+    assert scans_by_name > QUERIES[by_documents] / 20
 
 
 async def _make(api: Api, key: str, chance: random.Random) -> None:
@@ -268,7 +268,7 @@ async def searched(request: pytest.FixtureRequest, cluster: Cluster) -> AsyncIte
                 await _disturb(api, key, chance)
             assert await state(api, key) == "building"
         if request.param.startswith("all"):
-            await fill(api)
+            await finish_backfill(api)
             assert await state(api, key) == "ready"
         if request.param.endswith("written to"):
             await _disturb(api, key, chance)
@@ -332,7 +332,7 @@ async def kept(api: Api) -> str:
         fields = {"note": f"note{number % 3}", "other": "same"}
         record_of(await api.create(key, name=f"name {number:02d}", custom_object_fields=fields))
     await begin(api, key)
-    await fill(api, 7)
+    await finish_backfill(api, 7)
     assert await state(api, key) == "ready"
     return key
 
@@ -353,7 +353,7 @@ async def test_a_small_object_and_one_that_is_never_searched_get_no_documents(
     await find(api, key, "t")
     assert await state(api, key) == "requested"
     assert await backfill.begin(api.running.service.database.main)
-    await fill(api)
+    await finish_backfill(api)
 
 
 async def test_completing_a_name_asks_for_documents_and_is_served_by_them(
@@ -377,7 +377,7 @@ async def test_completing_a_name_asks_for_documents_and_is_served_by_them(
     before = [await completed(part) for part in parts]
     assert await state(api, key) == "requested"
     assert await backfill.begin(api.running.service.database.main)
-    await fill(api)
+    await finish_backfill(api)
     assert [await completed(part) for part in parts] == before
     assert before[:4] == [["Straße"], ["Straße"], ["a'b\\c"], ["a'b\\c"]]
 
@@ -389,13 +389,13 @@ async def test_a_change_of_what_is_searched_has_the_documents_made_anew(api: Api
         assert changed.status_code == 200
         assert await state(api, kept) == "building"
         assert len(await find(api, kept, "note1")) == count
-        await fill(api, 7)
+        await finish_backfill(api, 7)
         assert await state(api, kept) == "ready"
         assert len(await find(api, kept, "note1")) == count
         await _require_true_documents(api, kept)
     await api.client.delete(note)
     assert (await state(api, kept), await find(api, kept, "note1")) == ("building", [])
-    await fill(api, 7)
+    await finish_backfill(api, 7)
     await api.new_field(kept, key="note", type="text")
     assert (await state(api, kept), await find(api, kept, "note1")) == ("ready", [])
     await _require_true_documents(api, kept)
@@ -456,7 +456,7 @@ async def test_the_backfill_leaves_the_document_that_a_writer_made_before_it(api
             step = asyncio.create_task(backfill.step(api.running.service.database.main))
             assert await _is_waiting(step)
         assert await step
-    await fill(api)
+    await finish_backfill(api)
     assert (await find(api, key, "new"), await find(api, key, "old")) == (["b"], ["a", "c"])
     await _require_true_documents(api, key)
 
@@ -465,13 +465,13 @@ async def test_the_backfill_leaves_the_document_that_a_writer_made_before_it(api
 async def test_a_writer_waits_for_the_backfill_and_has_the_last_word(api: Api, method: str) -> None:
     key, ids = await _made(api)
     await begin(api, key)
-    fill_all = statements.load("searches").build
+    build = statements.load("searches").build
     async with api.running.sql() as owner:
         async with owner.transaction():
             row = await owner.fetchrow("select * from objects where key = $1 for no key update", key)
             columns = ("account_id", "object_id", "version", "searched_since", "searched_fields", "removals")
             arguments = {name: row[name] for name in columns}
-            assert await owner.fetchval(*fill_all(**arguments, built_to="", limit=10)) == ids[2]
+            assert await owner.fetchval(*build(**arguments, built_to="", limit=10)) == ids[2]
             url = f"/custom_objects/{key}/records/{ids[1]}"
             body = {"custom_object_record": {"custom_object_fields": {"note": "new"}}}
             writer = asyncio.create_task(
@@ -479,7 +479,7 @@ async def test_a_writer_waits_for_the_backfill_and_has_the_last_word(api: Api, m
             )
             assert await _is_waiting(writer)
         assert (await writer).is_success
-    await fill(api)
+    await finish_backfill(api)
     assert await find(api, key, "old") == ["a", "c"]
     assert await find(api, key, "new") == (["b"] if method == "PATCH" else [])
     await _require_true_documents(api, key)
@@ -495,7 +495,7 @@ async def test_documents_begin_when_the_writers_that_do_not_know_of_them_have_co
             assert await _is_waiting(beginning)
             assert await state(api, key) == "requested"
         assert await beginning
-    await fill(api)
+    await finish_backfill(api)
     assert await find(api, key, "new") == ["b"]
     await _require_true_documents(api, key)
 
@@ -508,7 +508,7 @@ async def test_a_text_without_words_finds_nothing_with_documents_either(
 
 
 @pytest.mark.parametrize(("scan_limit", "is_enough"), [(58, True), (57, False), (20, False)])
-async def test_a_walk_that_has_seen_all_records_is_the_last_page(
+async def test_a_scan_that_has_seen_all_records_is_the_last_page(
     api: Api, kept: str, monkeypatch: pytest.MonkeyPatch, scan_limit: int, is_enough: bool
 ) -> None:
     plans_for = planner.plans_for
