@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -271,16 +272,20 @@ async def test_an_item_that_meets_a_bug_fails_alone(
 
 
 async def test_a_job_that_meets_a_bug_at_every_step_is_given_up(
-    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    key = await api.new_object()
-
     async def stumble(*_: Any) -> Progress:
         raise ZeroDivisionError
 
+    for pause in ("_SHORTLY", "_POLL"):
+        monkeypatch.setattr(worker, pause, timedelta(seconds=0.1))
     monkeypatch.setattr(JobRunner, "step", stumble)
     caplog.set_level(logging.CRITICAL)
-    job = await api.finished_job(key, "create", [{"name": "a"}])
+    async with running(await cluster.new_database()) as service:
+        api = Api(service, await service.token())
+        async with api.client:
+            key = await api.new_object()
+            job = await api.finished_job(key, "create", [{"name": "a"}])
     assert (job["status"], job["progress"], job["results"]) == ("failed", 0, [])
     assert job["message"].startswith("Given up after an internal error at ")
 
