@@ -29,8 +29,9 @@ run: setup  ## serves a demo on an embedded PostgreSQL, and prints requests to p
 demo: setup  ## loads a real file three times through the HTTP endpoint
 	$(BIN)/python -m examples.airports
 
+# each worker has a server, and so a core, of its own; idle ones take tests over from the others
 test: setup  ## runs the tests, without storms and clients, on a real PostgreSQL
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 clients: setup  ## runs published clients against the service
 	$(BIN)/python -m pytest -m clients tests/clients

@@ -7,25 +7,26 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support import harness
 from tests.support.harness import Api, Cluster, Running, running
 from upsert_svc.db import embedded
 
-MEMORY = Path("/dev/shm")  # where Linux keeps files in memory
-NEEDED_BYTES = 8 << 30  # twice what the databases of all tests take
+_MEMORY = Path("/dev/shm")
+_ENOUGH_MEMORY = 8 << 30
 
 
-def _is_memory_plenty() -> bool:
-    """Whether the databases of the tests, hundreds of them, fit into memory, where they are made quickly."""
-    if not os.access(MEMORY, os.W_OK):
-        return False
-    return min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) > NEEDED_BYTES
+def _data_folder() -> Path | None:
+    """Memory, where there is enough of it: a new database is many small files. Else the usual place."""
+    if not os.access(_MEMORY, os.W_OK):
+        return None
+    room = min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available)
+    return _MEMORY if room > _ENOUGH_MEMORY else None
 
 
 @pytest.fixture(scope="session")
 def _server_url() -> Iterator[str]:
-    where = MEMORY if _is_memory_plenty() else None
     with (
-        tempfile.TemporaryDirectory(prefix="upsert-svc-tests-", dir=where) as folder,
+        tempfile.TemporaryDirectory(prefix="upsert-svc-tests-", dir=_data_folder()) as folder,
         embedded.start(Path(folder) / "data", durable=False) as server,
     ):
         yield server.url
@@ -36,6 +37,13 @@ async def cluster(_server_url: str) -> Cluster:
     cluster = Cluster(_server_url)
     await cluster.make_template()
     return cluster
+
+
+@pytest.fixture(autouse=True)
+def _databases_end_with_their_test() -> Iterator[None]:
+    """What a test or a fixture of its own made is dropped; wider fixtures made theirs before this one."""
+    with harness.databases_of_a_test():
+        yield
 
 
 @pytest.fixture(scope="session")

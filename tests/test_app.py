@@ -81,21 +81,21 @@ async def test_a_log_line_has_the_route_and_none_of_the_callers_data(
 
 async def test_requests_under_way_are_answered_before_the_service_stops(cluster: Cluster) -> None:
     url = await cluster.new_database()
-    rival = await asyncpg.connect(url)
+    peer = await asyncpg.connect(url)
     async with running(url) as service:
         api = Api(service, await service.token())
         key = await api.new_object()
         await api.upsert(key, {"name": "x"}, external_id="v1")
-        transaction = rival.transaction()
+        transaction = peer.transaction()
         await transaction.start()
-        await rival.execute("select from records for update")
+        await peer.execute("select from records for update")
         waiting = asyncio.create_task(api.upsert(key, {"name": "y"}, external_id="v1"))
         await asyncio.sleep(0.3)
         ending = asyncio.create_task(_end_later(transaction))
     assert ending.done()
     assert (await waiting).status_code == 200
     await api.client.aclose()
-    await rival.close()
+    await peer.close()
 
 
 async def _end_later(transaction: Any) -> None:

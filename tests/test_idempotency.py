@@ -32,7 +32,7 @@ async def create(api: Api, object_key: str, key: str, record: Mapping[str, Any] 
     )
 
 
-def told(response: httpx.Response) -> tuple[Any, ...]:
+def seen_in(response: httpx.Response) -> tuple[Any, ...]:
     """All of an answer that is the same each time."""
     headers = {name: value for name, value in response.headers.items() if name not in _VOLATILE}
     return response.status_code, response.content, headers
@@ -42,7 +42,7 @@ async def test_a_creation_sent_again_is_answered_again_and_made_once(api: Api) -
     key = await api.new_object(YEAR)
     first, second, third = [await create(api, key, "once") for _ in range(3)]
     assert first.status_code == 201
-    assert told(first) == told(second) == told(third)
+    assert seen_in(first) == seen_in(second) == seen_in(third)
     lookups = [answer.headers["X-Idempotency-Lookup"] for answer in (first, second, third)]
     assert lookups == ["miss", "hit", "hit"]
     assert len({answer.headers["X-Request-Id"] for answer in (first, second, third)}) == 3
@@ -56,7 +56,7 @@ async def test_an_answer_is_the_first_though_the_record_has_changed_since(api: A
     first = await send(api, "PATCH", path, "first of two", {"custom_object_record": CAR})
     await api.upsert(key, {"custom_object_fields": {"year": 2}}, external_id="v1")
     again = await send(api, "PATCH", path, "first of two", {"custom_object_record": CAR})
-    assert told(again) == told(first)
+    assert seen_in(again) == seen_in(first)
     assert record_of(await api.upsert(key, {}, external_id="v1"))["custom_object_fields"] == {"year": 2}
 
 
@@ -87,7 +87,7 @@ async def test_every_way_to_write_takes_a_key(api: Api) -> None:
     for method, path, body in writes:
         first, again = [await send(api, method, path, f"{key} {method} {path}", body) for _ in range(2)]
         assert first.is_success, (method, path, first.text)
-        assert told(first) == told(again)
+        assert seen_in(first) == seen_in(again)
         assert again.headers["X-Idempotency-Lookup"] == "hit"
     assert other["id"] not in [record["id"] for record in await api.records(key)]
 
@@ -169,15 +169,15 @@ async def test_requests_with_keys_that_wait_leave_the_others_their_connections(c
     chosen = {"pool_size": 2, "acquire_timeout_seconds": 0.3}
     async with running(await cluster.new_database(), **chosen) as service:
         api = Api(service, await service.token())
-        async with api.client, service.sql() as rival:
+        async with api.client, service.sql() as peer:
             key = await api.new_object(YEAR)
             made = record_of(await api.upsert(key, CAR, external_id="v1"))
             path = f"/custom_objects/{key}/records?external_id=v1"
-            async with rival.transaction():
-                await rival.execute("select from records where record_id = $1 for update", made["id"])
+            async with peer.transaction():
+                await peer.execute("select from records where record_id = $1 for update", made["id"])
                 record: dict[str, Any] = {"custom_object_record": {}}
                 waiting = [asyncio.create_task(send(api, "PATCH", path, f"k{n}", record)) for n in range(8)]
-                await until_blocked(rival)
+                await until_blocked(peer)
                 shown = await api.client.get(f"/custom_objects/{key}/records/{made['id']}")
                 listed = await api.client.get(f"/custom_objects/{key}/records")
                 written = await api.upsert(key, {"name": "y"}, external_id="v2")
@@ -204,17 +204,17 @@ async def test_a_twin_of_a_request_under_way_is_told_to_come_back(api: Api) -> N
     made = record_of(await api.upsert(key, CAR, external_id="v1"))
     path = f"/custom_objects/{key}/records?external_id=v1"
     record: dict[str, Any] = {"custom_object_record": {}}
-    async with api.running.sql() as rival, rival.transaction():
-        await rival.execute("select from records where record_id = $1 for update", made["id"])
+    async with api.running.sql() as peer, peer.transaction():
+        await peer.execute("select from records where record_id = $1 for update", made["id"])
         first = asyncio.create_task(send(api, "PUT", path, "under way", record))
-        await until_blocked(rival)
+        await until_blocked(peer)
         twin = await send(api, "PUT", path, "under way", record)
         other = await send(api, "PUT", path, "under way", {"custom_object_record": CAR})
     for response in (twin, other):
         assert (response.status_code, response.json()["error"]) == (409, "Conflict")
         assert response.headers["Retry-After"] == "1"
     assert (await first).headers["X-Idempotency-Lookup"] == "miss"
-    assert told(await send(api, "PUT", path, "under way", record)) == told(await first)
+    assert seen_in(await send(api, "PUT", path, "under way", record)) == seen_in(await first)
 
 
 async def test_a_record_and_its_answer_are_written_together_or_not_at_all(cluster: Cluster) -> None:
@@ -277,7 +277,7 @@ async def test_an_answer_lost_after_the_commit_is_given_to_who_asks_again(cluste
             assert len(await api.records(key)) == 1
 
 
-async def test_two_hundred_requests_outlive_a_killed_service(cluster: Cluster) -> None:
+async def test_two_hundred_requests_outlive_a_crashed_service(cluster: Cluster) -> None:
     """Killed while they are under way: what was begun is sent again, and made once."""
     url = await cluster.new_database()
     settings = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": TOKEN, "DATABASE_URL": url}
@@ -305,7 +305,7 @@ async def test_two_hundred_requests_outlive_a_killed_service(cluster: Cluster) -
         again = [await make(client, number) for number in range(200)]
         third = [await make(client, number) for number in range(200)]
         count = (await client.get(f"{path}/count")).json()["count"]["value"]
-    assert [told(answer) for answer in again if answer] == [told(answer) for answer in third if answer]
+    assert [seen_in(answer) for answer in again if answer] == [seen_in(answer) for answer in third if answer]
     assert {answer.headers["X-Idempotency-Lookup"] for answer in third if answer} == {"hit"}
     for before, after in zip(early, again, strict=True):
         assert after is not None

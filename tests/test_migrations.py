@@ -16,7 +16,9 @@ from upsert_svc.jobs import job_queue
 _CATALOG = """
 select 'column' as kind, c.relname || '.' || a.attname as name,
        concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated, a.attidentity,
-                 pg_get_expr(d.adbin, d.adrelid)) as definition
+                 pg_get_expr(d.adbin, d.adrelid),
+                 -- rows of a type are made by place
+                 case when c.relkind = 'c' then a.attnum end) as definition
   from pg_attribute a join pg_class c on c.oid = a.attrelid
   left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
  where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'c')

@@ -13,6 +13,8 @@ from upsert_svc import errors, paging
 from upsert_svc.db import statements
 from upsert_svc.db.pools import SERVICE_ROLE
 from upsert_svc.definitions.field_types import FieldDefinition
+from upsert_svc.records.rules import record_or_raise
+from upsert_svc.records.values import Record
 from upsert_svc.search import filters, page_query
 
 _RECORD = """
@@ -333,12 +335,12 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
         "list",
         "filtered list",
         "words",
-        "words walked",
+        "words scanned",
         "words sorted",
         "words sorted without documents",
         "common words sorted",
         "a part of the name",
-        "walk for a part of the name",
+        "scan for a part of the name",
     ],
 )
 async def test_a_page_is_found_by_an_index(
@@ -412,3 +414,20 @@ async def _scans(database: Any, statement: str, arguments: str) -> list[tuple[st
     lines = itertools.pairwise(plan)
     found = ((re.search(r"Scan using \w+ on (\w+) ?", line), condition) for line, condition in lines)
     return [(match[1], condition) for match, condition in found if match]
+
+
+def test_every_outcome_of_a_write_is_a_record_or_an_error() -> None:
+    text = (statements.DIRECTORY / "schema.sql").read_text()
+    listed = re.search(r"outcome +text, +-- (.*?)\n +invalid_fields", text, re.DOTALL)
+    assert listed
+    outcomes = set(re.findall(r"[a-z_]+", listed[1])) - {"stale"}  # which is tried again
+    assert {"created", "missing", "too_large"} <= outcomes
+    writing = (statements.DIRECTORY / "functions/writing.sql").read_text()
+    assert set(re.findall(r"then '([a-z]+_[a-z_]+)'", writing)) <= outcomes
+    row = {**dict.fromkeys(Record._fields), "invalid_fields": ["a"]}
+    for outcome in sorted(outcomes):
+        if outcome in ("created", "updated", "unchanged"):
+            record_or_raise({**row, "outcome": outcome})
+        else:
+            with pytest.raises(errors.ServiceError):
+                record_or_raise({**row, "outcome": outcome})

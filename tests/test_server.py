@@ -265,7 +265,7 @@ def test_who_expects_100_continue_is_told_at_once_and_answered_later(line: Line)
     line.send(EXPECTING % b"later")
     started = time.monotonic()
     assert line.chunk() == b"HTTP/1.1 100 Continue\r\n\r\n"
-    assert time.monotonic() - started < 0.15
+    assert time.monotonic() - started < 1
     line.send(b"12345")
     assert line.answer() == b"later 5"
 

@@ -49,7 +49,10 @@ class Page(Generic[Item]):
 
 
 class Cursors:
-    """Signs positions into cursors and reads them back. A `scope` names the account, object and order."""
+    """Signs positions into cursors and reads them back.
+
+    A `scope` names the kind of list, the account, the object and the order.
+    """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret

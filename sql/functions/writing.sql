@@ -367,8 +367,8 @@ declare
     v_rounds    integer := 0;
 begin
     perform pg_advisory_xact_lock_shared(p_account_id, w.object_id) from unnest(p_writes) as w;
-    -- Each round settles the writes whose record stands or could be created. What is left met a
-    -- other writer in between, or waits for an earlier write of its own identifier.
+    -- Each round settles the writes whose record stands or could be created. What is left met
+    -- another writer in between, or waits for an earlier write of its own identifier.
     loop
         if p_by <> 'none' then
             v_results := v_results || update_records(p_account_id, p_by, v_turn);

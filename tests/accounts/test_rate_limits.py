@@ -62,9 +62,9 @@ def test_refused_requests_do_not_put_off_the_end_of_the_window() -> None:
 def test_the_limit_that_has_the_least_left_is_told() -> None:
     limits = RateLimits(rate("5/minute"), rate("3/second"), Clock())
 
-    told = [limits.count(caller(token_id=token_id))[:3] for token_id in (1, 1, 2, 2, 3)]
+    counted = [limits.count(caller(token_id=token_id))[:3] for token_id in (1, 1, 2, 2, 3)]
 
-    assert told == [
+    assert counted == [
         ("token", 3, 2),
         ("token", 3, 1),
         ("token", 3, 2),

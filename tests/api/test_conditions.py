@@ -243,12 +243,12 @@ async def test_of_two_writes_under_one_tag_in_one_batch_the_first_wins(cluster: 
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE"])
-async def test_a_write_that_waited_is_validated_by_the_state_it_waited_for(
+async def test_a_write_that_waited_is_evaluated_by_the_state_it_waited_for(
     api: Api, key: str, method: str
 ) -> None:
     record, tag = await made(api, key)
-    async with api.running.sql() as rival, rival.transaction():
-        await rival.execute("update records set version = version + 1 where record_id = $1", record["id"])
+    async with api.running.sql() as peer, peer.transaction():
+        await peer.execute("update records set version = version + 1 where record_id = $1", record["id"])
         caller = asyncio.create_task(send(api, key, method, "id", record["id"], {"If-Match": tag}))
         await asyncio.sleep(0.05)
         assert not caller.done()

@@ -37,8 +37,8 @@ async def events(api: Api, key: str, record_id: str, **query: Any) -> list[dict[
 
 
 def changed(event: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    told = event["properties"]["changes"]
-    return {name: (change["previous"], change["current"]) for name, change in told.items()}
+    changes = event["properties"]["changes"]
+    return {name: (change["previous"], change["current"]) for name, change in changes.items()}
 
 
 async def export(api: Api, key: str, **query: Any) -> dict[str, Any]:

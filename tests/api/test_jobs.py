@@ -338,7 +338,7 @@ async def test_lookups_find_what_items_before_made(api: Api) -> None:
     assert parents == {"b": None, "c": ids["b"], "d": ids["c"]}
 
 
-async def test_numbers_of_any_size_reach_the_record_or_spoil_their_item_alone(api: Api) -> None:
+async def test_numbers_of_any_size_reach_the_record_or_fail_their_item_alone(api: Api) -> None:
     key = await api.new_object({"key": "data", "type": "json"}, {"key": "price", "type": "decimal"})
     body = b"""{"job": {"action": "create", "items": [
         {"name": "a", "custom_object_fields": {"price": 0.100000000000001, "data": {"n": 12345.6789012345}}},

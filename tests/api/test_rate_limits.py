@@ -37,12 +37,12 @@ def remaining(response: httpx.Response) -> int:
     return int(response.headers["x-rate-limit-remaining"])
 
 
-def told(response: httpx.Response) -> Mapping[str, str]:
+def limit_headers(response: httpx.Response) -> Mapping[str, str]:
     return {name: response.headers[name] for name in HEADERS if name in response.headers}
 
 
 async def test_no_limit_is_set_unless_asked_for(api: Api) -> None:
-    assert told(await api.client.get("/custom_objects")) == {}
+    assert limit_headers(await api.client.get("/custom_objects")) == {}
 
 
 async def test_the_headers_count_down_and_what_is_over_is_a_429(cluster: Cluster) -> None:
@@ -52,7 +52,7 @@ async def test_the_headers_count_down_and_what_is_over_is_a_429(cluster: Cluster
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
     assert [remaining(answer) for answer in answers] == [2, 1, 0, 0, 0]
     for answer in answers:
-        assert tuple(told(answer)) == HEADERS
+        assert tuple(limit_headers(answer)) == HEADERS
         assert answer.headers["x-rate-limit"] == answer.headers["ratelimit-limit"] == "3"
         assert remaining(answer) == int(answer.headers["ratelimit-remaining"])
         assert 3500 < int(answer.headers["ratelimit-reset"]) <= 3600
@@ -131,7 +131,7 @@ async def test_every_answer_to_a_known_caller_counts_whatever_it_is(cluster: Clu
     statuses = [answer.status_code for answer in answers]
     assert statuses == [200, 200, 304, 400, 404, 404, 405, 415, 422, 204]
     assert [remaining(answer) for answer in answers] == list(range(98, 88, -1))
-    assert all(tuple(told(answer)) == HEADERS for answer in answers)
+    assert all(tuple(limit_headers(answer)) == HEADERS for answer in answers)
 
 
 async def test_an_agent_who_may_not_is_counted_and_then_refused(cluster: Cluster) -> None:
@@ -155,7 +155,7 @@ async def test_a_wrong_credential_is_a_401_however_often_and_takes_from_nobody(
         own = await api.client.get("/custom_objects")
 
     assert {answer.status_code for answer in answers} == {401}
-    assert all(told(answer) == {} for answer in (*answers, unknown))
+    assert all(limit_headers(answer) == {} for answer in (*answers, unknown))
     assert unknown.status_code == 404
     assert own.status_code == 200
 
@@ -197,7 +197,7 @@ async def test_health_is_never_limited(cluster: Cluster) -> None:
         again = await api.client.get("/custom_objects")
 
     assert [answer.status_code for answer in answers] == [200] * 9
-    assert all(told(answer) == {} for answer in answers)
+    assert all(limit_headers(answer) == {} for answer in answers)
     assert again.status_code == 429
 
 

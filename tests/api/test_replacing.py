@@ -7,13 +7,27 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.every_type import SAMPLES, Typed, make_typed
+from tests.support.every_type import definitions
 from tests.support.harness import Api, problems_of, record_of
 
 UNIQUE = {"is_unique": True}
 NUMBERED = {"autoincrement_enabled": True, "autoincrement_prefix": "CAR-", "autoincrement_padding": 4}
 YEAR, COLOR = {"key": "year", "type": "integer"}, {"key": "color", "type": "text"}
 DOC = {"key": "doc", "type": "json"}
+# of each type two values; those of the lookup are made when there is a target
+TYPES: Mapping[str, tuple[Any, Any]] = {
+    "text": ("a", "b"),
+    "textarea": ("a\nb", "c"),
+    "regexp": ("aaa", "a"),
+    "checkbox": (True, False),
+    "date": ("2024-02-29", "2026-01-01"),
+    "integer": (1, 0),
+    "decimal": (1.5, 7),
+    "dropdown": ("red", "1"),
+    "multiselect": (["red"], ["1", "red"]),
+    "json": ({"a": {"b": 1}}, [None]),
+    "lookup": ("", ""),
+}
 
 
 async def put(
@@ -38,18 +52,23 @@ async def count(api: Api, key: str) -> int:
 
 
 @pytest.fixture(scope="module")
-async def typed(api: Api) -> Typed:
-    return await make_typed(api)
+async def typed(api: Api) -> tuple[str, Mapping[str, tuple[Any, Any]]]:
+    """An object with a field of each type, called by it, and two values of each."""
+    target = await api.new_object()
+    targets = [record_of(await api.create(target, name=name))["id"] for name in "ab"]
+    lookup = {"relationship_target_type": f"zen:custom_object:{target}"}
+    key = await api.new_object(*definitions(TYPES, lookup=lookup))
+    return key, {**TYPES, "lookup": (targets[0], targets[1])}
 
 
 # PUT beside PATCH
 
 
-@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("kind", TYPES)
 async def test_a_field_left_out_becomes_null_by_put_and_stays_by_patch(
-    api: Api, typed: Typed, kind: str
+    api: Api, typed: tuple[str, Mapping[str, tuple[Any, Any]]], kind: str
 ) -> None:
-    key, values = typed.key, typed.values
+    key, values = typed
     before = {name: value for name, (value, _) in values.items()}
     other = "text" if kind != "text" else "integer"
     sent = {"custom_object_fields": {other: values[other][1]}}
@@ -59,16 +78,16 @@ async def test_a_field_left_out_becomes_null_by_put_and_stays_by_patch(
     assert fields_of(patched) == {**before, other: values[other][1]}
     replaced = await put(api, key, sent, external_id=kind)
     assert replaced.headers["Upsert-Result"] == "updated"
-    assert fields_of(replaced) == {**dict.fromkeys(SAMPLES), other: values[other][1]}
+    assert fields_of(replaced) == {**dict.fromkeys(TYPES), other: values[other][1]}
     assert await show(api, key, record_of(made)["id"]) == record_of(replaced)
 
 
-@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("strategy", ["force", "merge", "replace"])
 async def test_a_value_is_set_and_cleared_by_put_with_any_strategy(
-    api: Api, typed: Typed, kind: str, strategy: str
+    api: Api, typed: tuple[str, Mapping[str, tuple[Any, Any]]], kind: str, strategy: str
 ) -> None:
-    key, values = typed.key, typed.values
+    key, values = typed
     first, second = values[kind]
     if kind == "json":
         second = {"a": {"b": 2}}  # of one type with the first
@@ -76,14 +95,14 @@ async def test_a_value_is_set_and_cleared_by_put_with_any_strategy(
         sent = {"name": "x", "custom_object_fields": {kind: value}}
         response = await put(api, key, sent, external_id=f"{kind} {strategy}", strategy=strategy)
         assert (response.status_code, response.headers["Upsert-Result"]) == (200, outcome)
-        assert fields_of(response) == {**dict.fromkeys(SAMPLES), kind: value}
+        assert fields_of(response) == {**dict.fromkeys(TYPES), kind: value}
 
 
-@pytest.mark.parametrize("kind", sorted(SAMPLES.keys() - {"json"}))
+@pytest.mark.parametrize("kind", sorted(TYPES.keys() - {"json"}))
 async def test_a_value_of_a_wrong_type_is_refused_and_nothing_is_replaced(
-    api: Api, typed: Typed, kind: str
+    api: Api, typed: tuple[str, Mapping[str, tuple[Any, Any]]], kind: str
 ) -> None:
-    key = typed.key
+    key, _ = typed
     made = record_of(
         await api.upsert(key, {"name": "x", "custom_object_fields": {"text": "kept"}}, external_id="wrong")
     )

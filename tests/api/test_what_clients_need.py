@@ -379,14 +379,14 @@ async def test_a_reorder_takes_either_list_or_none_and_answers_a_json_string(car
 
 async def test_a_text_and_its_raw_twin_may_both_be_sent(api: Api) -> None:
     both = {"title": "Car", "raw_title": "Car", "title_pluralized": "Cars", "raw_title_pluralized": "Cars"}
-    told = {"description": "D", "raw_description": "D"}
-    body = {"custom_object": {"key": "twins", **both, **told}}
+    described = {"description": "D", "raw_description": "D"}
+    body = {"custom_object": {"key": "twins", **both, **described}}
     response = await api.client.post("/custom_objects", json=body)
     assert response.status_code == 201
-    assert response.json()["custom_object"].items() >= {**both, **told}.items()
+    assert response.json()["custom_object"].items() >= {**both, **described}.items()
     cars = Caller(api, "twins")
     field = {
-        "key": "paint", "type": "dropdown", "title": "Paint", "raw_title": "Paint", **told,
+        "key": "paint", "type": "dropdown", "title": "Paint", "raw_title": "Paint", **described,
         "custom_field_options": [{"name": "Dark red", "raw_name": "Dark red", "value": "dark_red"}],
     }  # fmt: skip
     made = (await cars.send("POST", "/fields", {"custom_object_field": field}, 201))["custom_object_field"]

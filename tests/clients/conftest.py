@@ -15,18 +15,18 @@ EMAIL = "admin@example.com"
 
 @dataclass(frozen=True)
 class Story:
-    """What a client told, step by step."""
+    """What a client reported, step by step."""
 
-    reported: dict[str, dict[str, Any]]
+    steps: dict[str, dict[str, Any]]
 
     def saw(self, step: str) -> Any:
         """What the client gave back in a step that went well."""
-        assert "raised" not in self.reported[step], self.reported[step]
-        return self.reported[step]["saw"]
+        assert "raised" not in self.steps[step], self.steps[step]
+        return self.steps[step]["saw"]
 
     def raised(self, step: str) -> tuple[str, str]:
         """The kind and the text of the error that the client raised in a step."""
-        reported = self.reported[step]
+        reported = self.steps[step]
         assert "raised" in reported, reported
         return reported["raised"], reported["text"]
 
@@ -52,15 +52,15 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict
         }
 
 
-Tell = Callable[[str], Awaitable[Story]]
+Run = Callable[[str], Awaitable[Story]]
 
 
 @pytest.fixture(scope="session")
-def story(served: dict[str, str]) -> Tell:
-    """Has a client tell its story to the end, once."""
+def story(served: dict[str, str]) -> Run:
+    """Has a client run its story to the end, once."""
     stories: dict[str, Story] = {}
 
-    async def tell(name: str) -> Story:
+    async def run(name: str) -> Story:
         if name in stories:
             return stories[name]
         client = Client(name)
@@ -74,8 +74,8 @@ def story(served: dict[str, str]) -> Tell:
         out, err = await asyncio.wait_for(process.communicate(), 180)
         assert process.returncode == 0, f"{out.decode()}{err.decode()}"
         steps = [json.loads(line) for line in out.decode().splitlines()]
-        assert len({reported["step"] for reported in steps}) == len(steps), "a step was told twice"
+        assert len({reported["step"] for reported in steps}) == len(steps), "a step was reported twice"
         stories[name] = Story({reported["step"]: reported for reported in steps})
         return stories[name]
 
-    return tell
+    return run

@@ -16,7 +16,7 @@ _NPM_FILES = ("package.json", "package-lock.json", ".npmrc")
 
 @dataclass(frozen=True)
 class Client:
-    """A published client: its folder here, which has its lock files and the story that it is to tell."""
+    """A published client: its folder here, which has its lock files and the story that it runs."""
 
     name: str
 

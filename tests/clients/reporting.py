@@ -1,4 +1,4 @@
-"""What a story tells: one line of JSON a step, with what the client gave back or how it failed."""
+"""What a story reports: one line of JSON a step, with what the client gave back or how it failed."""
 
 import json
 import os
@@ -12,7 +12,7 @@ TOKEN = os.environ["SERVICE_TOKEN"]
 
 
 def step(name: str, do: Callable[[], Any]) -> Any:
-    """Does the step and tells what came of it: what it gives back, or the error that the client raised."""
+    """Does the step and reports what came of it: what it gives back, or the error that the client raised."""
     reported: dict[str, Any] = {"step": name}
     try:
         reported["saw"] = do()
@@ -23,5 +23,5 @@ def step(name: str, do: Callable[[], Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What a client made of an answer, as it tells it itself."""
+    """What a client made of an answer, as it says it itself."""
     return value.to_dict() if hasattr(value, "to_dict") else str(value)

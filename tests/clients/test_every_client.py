@@ -8,12 +8,12 @@ import pytest
 pytestmark = pytest.mark.clients
 CLIENTS = ("dlt", "node_zendesk", "zenpy")
 every_client = pytest.mark.parametrize("client", CLIENTS)
-Tell = Callable[[str], Awaitable[Any]]
+Run = Callable[[str], Awaitable[Any]]
 JOB_KEYS = {"id", "job_type", "url", "total", "progress", "status", "message", "results"}
 
 
 @every_client
-async def test_an_object_and_its_fields_are_made(story: Tell, client: str) -> None:
+async def test_an_object_and_its_fields_are_made(story: Run, client: str) -> None:
     reported = await story(client)
     made = reported.saw("create object")
     assert (made["status"], made["body"]["custom_object"]["title_pluralized"]) == (201, "Cars")
@@ -27,7 +27,7 @@ async def test_an_object_and_its_fields_are_made(story: Tell, client: str) -> No
 
 
 @every_client
-async def test_an_upsert_by_external_id_creates_once(story: Tell, client: str) -> None:
+async def test_an_upsert_by_external_id_creates_once(story: Run, client: str) -> None:
     reported = await story(client)
     first, again = reported.saw("upsert by external_id"), reported.saw("upsert by external_id again")
     assert (first["status"], first["result"]) == (200, "created")
@@ -39,7 +39,7 @@ async def test_an_upsert_by_external_id_creates_once(story: Tell, client: str) -
 
 
 @every_client
-async def test_an_upsert_by_name_finds_it_in_another_spelling(story: Tell, client: str) -> None:
+async def test_an_upsert_by_name_finds_it_in_another_spelling(story: Run, client: str) -> None:
     reported = await story(client)
     first, again = reported.saw("upsert by name"), reported.saw("upsert by name again")
     assert (first["result"], again["result"]) == ("created", "updated")
@@ -49,7 +49,7 @@ async def test_an_upsert_by_name_finds_it_in_another_spelling(story: Tell, clien
 
 
 @every_client
-async def test_a_patch_keeps_what_is_left_out_and_a_put_does_not(story: Tell, client: str) -> None:
+async def test_a_patch_keeps_what_is_left_out_and_a_put_does_not(story: Run, client: str) -> None:
     reported = await story(client)
     patched, put = reported.saw("patch"), reported.saw("put")
     assert (patched["status"], put["status"]) == (200, 200)
@@ -58,20 +58,20 @@ async def test_a_patch_keeps_what_is_left_out_and_a_put_does_not(story: Tell, cl
 
 
 @every_client
-async def test_a_listing_is_followed_to_its_last_page_and_no_further(story: Tell, client: str) -> None:
+async def test_a_listing_is_followed_to_its_last_page_and_no_further(story: Run, client: str) -> None:
     reported = await story(client)
     assert reported.saw("list in pages") == [["Ford", "Opel"], ["Audi", "Fiat"], ["Seat"]]
 
 
 @every_client
-async def test_a_search_by_words_is_paged(story: Tell, client: str) -> None:
+async def test_a_search_by_words_is_paged(story: Run, client: str) -> None:
     pages = (await story(client)).saw("search by words")
     assert [len(page) for page in pages] == [1, 1]
     assert sorted(name for page in pages for name in page) == ["Fiat", "Opel"]
 
 
 @every_client
-async def test_a_job_is_followed_until_it_is_completed(story: Tell, client: str) -> None:
+async def test_a_job_is_followed_until_it_is_completed(story: Run, client: str) -> None:
     reported = await story(client)
     queued, done = reported.saw("create job"), reported.saw("job completed")
     assert set(queued) >= JOB_KEYS
@@ -86,7 +86,7 @@ async def test_a_job_is_followed_until_it_is_completed(story: Tell, client: str)
 
 
 @every_client
-async def test_a_job_tells_which_of_its_items_failed(story: Tell, client: str) -> None:
+async def test_a_job_tells_which_of_its_items_failed(story: Run, client: str) -> None:
     done = (await story(client)).saw("job with a taken name")
     assert done["status"] == "completed"
     good, bad = done["results"]
@@ -97,7 +97,7 @@ async def test_a_job_tells_which_of_its_items_failed(story: Tell, client: str) -
 
 
 @every_client
-async def test_records_and_objects_are_deleted(story: Tell, client: str) -> None:
+async def test_records_and_objects_are_deleted(story: Run, client: str) -> None:
     reported = await story(client)
     for step in ("delete", "delete by name", "delete object"):
         assert reported.saw(step)["status"] == 204

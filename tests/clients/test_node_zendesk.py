@@ -41,12 +41,12 @@ async def test_an_original_exception_carries_the_body(
     reported: Any, step: str, status: int, error: str
 ) -> None:
     assert reported.raised(step)[1].startswith(f"Zendesk Error ({status})")
-    assert reported.reported[step]["statusCode"] == status
-    assert reported.reported[step]["body"]["error"] == error
+    assert reported.steps[step]["statusCode"] == status
+    assert reported.steps[step]["body"]["error"] == error
 
 
 async def test_a_taken_name_is_told_in_the_words_that_clients_look_for(reported: Any) -> None:
-    details = reported.reported["taken name, frankly"]["body"]["details"]
+    details = reported.steps["taken name, frankly"]["body"]["details"]
     assert details["base"][0]["description"] == "Name already exists. Try another one."
 
 

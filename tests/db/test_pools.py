@@ -142,7 +142,7 @@ async def _terminate(cluster: Cluster, which: str) -> None:
 
 
 @pytest.mark.parametrize("sqlstate", ["23505", "40001", "40P01"])
-async def test_a_rivals_interference_is_tried_again(pool: Pool, sqlstate: str) -> None:
+async def test_a_peers_interference_is_tried_again(pool: Pool, sqlstate: str) -> None:
     tries = 0
 
     async def operation(connection: Connection) -> Any:

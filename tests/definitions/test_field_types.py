@@ -1,4 +1,4 @@
-"""The judge of field values: what each type takes, how it is kept, what the refusal says."""
+"""The validation of field values: what each type takes, how it is kept, what the refusal says."""
 
 import time
 from decimal import Decimal

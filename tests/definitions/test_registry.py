@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import asyncpg
+import httpx
 import pytest
 
-from tests.support.every_type import SAMPLES, Typed, make_typed
-from tests.support.harness import Api, Cluster, problems_of, record_of, running
+from tests.support.every_type import EVERY_TYPE, definitions
+from tests.support.harness import Api, Cluster, problems_of, running
 from upsert_svc import migrations
 from upsert_svc.db import statements
 from upsert_svc.definitions import field_types
@@ -32,8 +33,9 @@ OPERAND_OF_TYPE: Mapping[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-async def typed(api: Api) -> Typed:
-    return await make_typed(api)
+async def key(api: Api) -> str:
+    """An object with a field of each type."""
+    return await api.new_object(*definitions())
 
 
 def rows(page: str, section: str) -> list[list[str]]:
@@ -96,21 +98,27 @@ def test_what_a_search_for_words_looks_into_is_text() -> None:
 
 @every_type
 async def test_a_field_of_the_type_is_made_written_cleared_and_refuses_what_is_wrong(
-    api: Api, typed: Typed, name: str
+    api: Api, key: str, name: str
 ) -> None:
-    made = (await api.client.get(f"/custom_objects/{typed.key}/fields/{name}")).json()
-    assert (made["custom_object_field"]["key"], made["custom_object_field"]["type"]) == (name, name)
-    for value in (*typed.values[name], None):
-        written = await api.upsert(
-            typed.key, {"name": "x", "custom_object_fields": {name: value}}, external_id=name
-        )
-        assert record_of(written)["custom_object_fields"][name] == value
-    wrong = {"custom_object_fields": {name: SAMPLES[name].wrong}}
-    assert list(problems_of(await api.upsert(typed.key, wrong, external_id=name))) == [name]
+    made = (await api.client.get(f"/custom_objects/{key}/fields/{name}")).json()["custom_object_field"]
+    assert (made["key"], made["type"]) == (name, name)
+    for value in [sent for sent, _ in EVERY_TYPE[name].pairs()] + ["null"]:
+        response = await write(api, key, name, value)
+        assert response.status_code == 200, (value, response.text)
+    for value in EVERY_TYPE[name].bad:
+        assert list(problems_of(await write(api, key, name, value))) == [name], value
+
+
+async def write(api: Api, key: str, name: str, value: str) -> httpx.Response:
+    """The upsert of one value, given as JSON text."""
+    return await api.client.patch(
+        f"/custom_objects/{key}/records?external_id={name}",
+        content=f'{{"custom_object_record": {{"name": "x", "custom_object_fields": {{"{name}": {value}}}}}}}',
+    )
 
 
 def test_every_type_has_a_sample_in_the_tests() -> None:
-    assert SAMPLES.keys() == FIELD_TYPES.keys()
+    assert EVERY_TYPE.keys() == FIELD_TYPES.keys()
 
 
 def test_a_filter_on_a_type_without_operators_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

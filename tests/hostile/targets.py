@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.every_type import make_typed
+from tests.support.every_type import definitions
 from tests.support.harness import Api, record_of
+
+TYPES = ("text", "integer", "decimal", "date", "dropdown", "regexp", "json")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,6 @@ class Target:
 
 
 async def aimed(api: Api) -> Target:
-    key = (await make_typed(api, naming={"is_unique": True})).key
+    key = await api.new_object(*definitions(TYPES), naming={"is_unique": True})
     record = record_of(await api.create(key, name="Ford", external_id="v1"))
     return Target(api, key, record["id"])

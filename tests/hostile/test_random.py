@@ -7,13 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.hostile.targets import Target, aimed
+from tests.hostile.targets import TYPES, Target, aimed
 from tests.support.harness import Api
 from upsert_svc.jobs.job_items import ACTIONS
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-FIELDS = ["text", "integer", "decimal", "date", "dropdown", "regexp", "json"]
 DEFINING = [
     "properties",
     "is_unique",
@@ -25,7 +24,7 @@ DEFINING = [
     "required",
 ]
 NAMING = ["custom_object_record", "custom_object_fields", "name", "external_id", "id", "key", "title", "type"]
-WORDS = [*FIELDS, *DEFINING, *NAMING, "all", "any", "value"]
+WORDS = [*TYPES, *DEFINING, *NAMING, "all", "any", "value"]
 SAMPLES = ["v1", "Ford", "red", "regexp", "lookup", "dropdown", "2024-02-30", "zen:custom_object:x"]
 PARAMETERS = [
     "external_id",
@@ -90,7 +89,7 @@ async def test_no_upsert_is_an_error_of_ours(target: Target, query: Any, content
 
 
 @FEW
-@given(fields=st.dictionaries(st.sampled_from(FIELDS), scalars, max_size=4))
+@given(fields=st.dictionaries(st.sampled_from(TYPES), scalars, max_size=4))
 async def test_no_field_value_is_an_error_of_ours(target: Target, fields: Any) -> None:
     content = json.dumps({"custom_object_record": {"name": "Random", "custom_object_fields": fields}})
     await require_answer(target, "PATCH", target.records, {"external_id": "values"}, content.encode())
@@ -104,7 +103,7 @@ header_values = st.text(
 
 @FEW
 @given(
-    fields=st.dictionaries(st.sampled_from(FIELDS), values, max_size=4),
+    fields=st.dictionaries(st.sampled_from(TYPES), values, max_size=4),
     strategy=st.sampled_from(["force", "merge", "replace"]),
     tag=header_values,
 )
@@ -129,7 +128,7 @@ items = values | st.fixed_dictionaries(
         "id": scalars,
         "name": st.sampled_from(SAMPLES) | scalars,
         "external_id": st.sampled_from(SAMPLES) | scalars,
-        "custom_object_fields": st.dictionaries(st.sampled_from(FIELDS) | keys, values, max_size=4),
+        "custom_object_fields": st.dictionaries(st.sampled_from(TYPES) | keys, values, max_size=4),
     },
 )
 
@@ -149,7 +148,7 @@ async def test_no_job_is_an_error_of_ours_or_without_an_end(target: Target, acti
 
 
 names = st.sampled_from(
-    [*(f"custom_object_fields.{field}" for field in FIELDS), "name", "id", "created_at", "created_by_user_id"]
+    [*(f"custom_object_fields.{field}" for field in TYPES), "name", "id", "created_at", "created_by_user_id"]
 )
 operators = st.sampled_from(
     ["$eq", "$noteq", "$in", "$notin", "$exists", "$contains", "$notcontains", "$gt", "$gte", "$lt", "$lte"]

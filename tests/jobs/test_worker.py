@@ -1,9 +1,10 @@
-"""Jobs are carried out once, and to their end: by rivals, through crashes, losses and changes of mind."""
+"""Jobs are carried out once, and to their end: by several workers, through crashes, losses and changes."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -66,7 +67,7 @@ async def finish(runner: JobRunner, entry: Entry) -> None:
 
 
 async def require_each_once(api: Api, key: str, entry: Entry) -> None:
-    """That the job created each of ITEMS once, burnt no number and told of each in its place."""
+    """That the job created each of ITEMS once, burnt no number and reports each in its place."""
     status = await status_of(api, entry)
     assert (status["status"], status["progress"], status["total"]) == ("completed", 100, 100)
     found = await api.records(key)
@@ -94,9 +95,9 @@ async def test_two_workers_carry_out_one_job_once(idle: Api) -> None:
 async def test_a_job_that_another_worker_is_at_is_taken(idle: Api) -> None:
     key = await idle.new_object(naming=NUMBERED)
     entry = await queued(idle, key, "create", ITEMS)
-    async with runner_of(idle) as runner, idle.running.sql() as rival:
-        async with rival.transaction():
-            await rival.execute("select from jobs for update")
+    async with runner_of(idle) as runner, idle.running.sql() as peer:
+        async with peer.transaction():
+            await peer.execute("select from jobs for update")
             assert await runner.step(entry) is Progress.TAKEN
             await runner.requeue_stalled()  # which waits for nobody
         await finish(runner, entry)
@@ -122,13 +123,13 @@ async def test_a_connection_lost_within_a_chunk_takes_all_of_it_along(idle: Api)
     await idle.upsert(key, external_id="11")
     items = [{"external_id": str(number)} for number in range(20)]
     entry = await queued(idle, key, "create_or_update_by_external_id", items)
-    async with runner_of(idle) as runner, idle.running.sql() as rival:
-        async with rival.transaction():
-            await rival.execute("select from records for update")
+    async with runner_of(idle) as runner, idle.running.sql() as peer:
+        async with peer.transaction():
+            await peer.execute("select from records for update")
             step = asyncio.create_task(runner.step(entry))
             ended: list[Any] = []
             while not ended:
-                ended = await rival.fetch(
+                ended = await peer.fetch(
                     """select pg_terminate_backend(pid) from pg_stat_activity
                         where datname = current_database() and wait_event_type = 'Lock'"""
                 )
@@ -178,8 +179,8 @@ async def test_an_item_whose_record_stays_locked_fails_alone(idle: Api) -> None:
     ids = [record_of(await idle.create(key, name=str(number)))["id"] for number in range(5)]
     items = [{"id": record_id, "external_id": record_id} for record_id in ids]
     entry = await queued(idle, key, "update", items)
-    async with runner_of(idle) as runner, idle.running.sql() as rival, rival.transaction():
-        await rival.execute("select from records where record_id = $1 for update", ids[2])
+    async with runner_of(idle) as runner, idle.running.sql() as peer, peer.transaction():
+        await peer.execute("select from records where record_id = $1 for update", ids[2])
         await finish(runner, entry)
     status = await status_of(idle, entry)
     assert [result["success"] for result in status["results"]] == [True, True, False, True, True]
@@ -271,16 +272,20 @@ async def test_an_item_that_meets_a_bug_fails_alone(
 
 
 async def test_a_job_that_meets_a_bug_at_every_step_is_given_up(
-    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    key = await api.new_object()
-
     async def stumble(*_: Any) -> Progress:
         raise ZeroDivisionError
 
+    for pause in ("_SHORTLY", "_POLL"):
+        monkeypatch.setattr(worker, pause, timedelta(seconds=0.1))
     monkeypatch.setattr(JobRunner, "step", stumble)
     caplog.set_level(logging.CRITICAL)
-    job = await api.finished_job(key, "create", [{"name": "a"}])
+    async with running(await cluster.new_database()) as service:
+        api = Api(service, await service.token())
+        async with api.client:
+            key = await api.new_object()
+            job = await api.finished_job(key, "create", [{"name": "a"}])
     assert (job["status"], job["progress"], job["results"]) == ("failed", 0, [])
     assert job["message"].startswith("Given up after an internal error at ")
 
@@ -435,5 +440,5 @@ async def test_a_worker_without_a_database_waits_for_one_and_stops_at_once(
 
 
 @pytest.mark.parametrize("victim", ["serve", "work"])
-async def test_every_item_of_killed_processes_has_its_effect_once(cluster: Cluster, victim: str) -> None:
+async def test_every_item_of_crashed_processes_has_its_effect_once(cluster: Cluster, victim: str) -> None:
     await survive_crashes(await cluster.new_database(), victim, rounds=3, seed=20260301)

@@ -1,7 +1,7 @@
 """Races played step by step: a transaction is held open, a request started against it, then the first ends.
 
-Each scenario answers what a caller could see, so that one test asserts the right outcome with them in
-place (test_races.py) and another that it goes wrong without them (test_safeguards.py).
+Each scenario answers what a caller could see, so that one test asserts the right outcome with the safeguards
+in place (test_races.py) and another that it goes wrong without them (test_safeguards.py).
 """
 
 import asyncio
@@ -28,7 +28,7 @@ select w.* from objects o, unnest(write_records(o.account_id, $2, array[
 
 
 class Seen(NamedTuple):
-    """What a request answered, and whether it had to wait for the rival."""
+    """What a request answered, and whether it had to wait for the peer."""
 
     status: int
     outcome: str | None
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
     response: httpx.Response
 
 
-class Rival:
+class Peer:
     """Another writer in the middle of its transaction."""
 
     def __init__(self, connection: Any, number: int) -> None:
@@ -71,16 +71,16 @@ _numbers = iter(range(0, 10_000_000, 1000))
 
 
 @asynccontextmanager
-async def held(api: Api) -> AsyncIterator[tuple[Rival, Any]]:
-    """A rival's open transaction; the caller commits or rolls it back by `end`."""
+async def held(api: Api) -> AsyncIterator[tuple[Peer, Any]]:
+    """A peer's open transaction; the caller commits or rolls it back by `end`."""
     async with api.running.sql() as connection:
         transaction = connection.transaction()
         await transaction.start()
-        yield Rival(connection, next(_numbers)), transaction
+        yield Peer(connection, next(_numbers)), transaction
 
 
 async def against(api: Api, transaction: Any, request: Coroutine[Any, Any, httpx.Response], end: str) -> Seen:
-    """Starts a request, lets it come as far as it can, ends the rival's transaction, and sees the answer."""
+    """Starts a request, lets it come as far as it can, ends the peer's transaction, and sees the answer."""
     task = asyncio.create_task(request)
     has_waited = await _comes_to_wait(api, task)
     await (transaction.commit() if end == "commit" else transaction.rollback())
@@ -99,7 +99,7 @@ async def _comes_to_wait(api: Api, task: asyncio.Task[Any]) -> bool:
             if await connection.fetchval(waiting):
                 return True
             await asyncio.sleep(0.01)
-    raise AssertionError("the request neither waited for the rival nor ended")
+    raise AssertionError("the request neither waited for the peer nor ended")
 
 
 def _fields(**fields: Any) -> Mapping[str, Any]:
@@ -108,8 +108,8 @@ def _fields(**fields: Any) -> Mapping[str, Any]:
 
 async def two_creations_of_one_external_id(api: Api, end: str = "commit") -> tuple[Seen, list[Any]]:
     key = await api.new_object(*TEXTS)
-    async with held(api) as (rival, transaction):
-        assert await rival.upsert(key, "v1", name="Ford", theirs="kept") == "created"
+    async with held(api) as (peer, transaction):
+        assert await peer.upsert(key, "v1", name="Ford", theirs="kept") == "created"
         request = api.upsert(key, {"name": "Ford", **_fields(ours="kept")}, external_id="v1")
         seen = await against(api, transaction, request, end)
     return seen, [record["custom_object_fields"] for record in await api.records(key)]
@@ -118,8 +118,8 @@ async def two_creations_of_one_external_id(api: Api, end: str = "commit") -> tup
 async def two_updates_of_one_record(api: Api) -> tuple[Seen, Any]:
     key = await api.new_object(*TEXTS)
     await api.upsert(key, {"name": "Ford"}, external_id="v1")
-    async with held(api) as (rival, transaction):
-        assert await rival.upsert(key, "v1", theirs="kept") == "updated"
+    async with held(api) as (peer, transaction):
+        assert await peer.upsert(key, "v1", theirs="kept") == "updated"
         request = api.upsert(key, _fields(ours="kept"), external_id="v1")
         seen = await against(api, transaction, request, "commit")
     (record,) = await api.records(key)
@@ -128,8 +128,8 @@ async def two_updates_of_one_record(api: Api) -> tuple[Seen, Any]:
 
 async def one_name_under_two_external_ids(api: Api, end: str = "commit") -> tuple[Seen, int]:
     key = await api.new_object(naming={"is_unique": True})
-    async with held(api) as (rival, transaction):
-        assert await rival.upsert(key, "v1", name="Ford") == "created"
+    async with held(api) as (peer, transaction):
+        assert await peer.upsert(key, "v1", name="Ford") == "created"
         seen = await against(api, transaction, api.upsert(key, {"name": "FORD"}, external_id="v2"), end)
     return seen, len(await api.records(key))
 
@@ -137,8 +137,8 @@ async def one_name_under_two_external_ids(api: Api, end: str = "commit") -> tupl
 async def an_update_to_a_name_being_taken(api: Api) -> tuple[Seen, int]:
     key = await api.new_object(naming={"is_unique": True})
     await api.upsert(key, {"name": "Fiat"}, external_id="v2")
-    async with held(api) as (rival, transaction):
-        assert await rival.upsert(key, "v1", name="Ford") == "created"
+    async with held(api) as (peer, transaction):
+        assert await peer.upsert(key, "v1", name="Ford") == "created"
         seen = await against(api, transaction, api.upsert(key, {"name": "FORD"}, external_id="v2"), "commit")
     return seen, len(await api.records(key))
 
@@ -146,8 +146,8 @@ async def an_update_to_a_name_being_taken(api: Api) -> tuple[Seen, int]:
 async def an_upsert_against_a_deletion(api: Api, end: str = "commit") -> tuple[Seen, list[bool]]:
     key = await api.new_object(*TEXTS)
     first = record_of(await api.upsert(key, {"name": "Ford", **_fields(theirs="old")}, external_id="v1"))
-    async with held(api) as (rival, transaction):
-        await rival.execute("delete from records where record_id = $1", first["id"])
+    async with held(api) as (peer, transaction):
+        await peer.execute("delete from records where record_id = $1", first["id"])
         request = api.upsert(key, {"name": "Ford", **_fields(ours="new")}, external_id="v1")
         seen = await against(api, transaction, request, end)
     return seen, [record["id"] == first["id"] for record in await api.records(key)]
@@ -156,8 +156,8 @@ async def an_upsert_against_a_deletion(api: Api, end: str = "commit") -> tuple[S
 async def a_deletion_against_an_upsert(api: Api) -> tuple[Seen, int]:
     key = await api.new_object(*TEXTS)
     await api.upsert(key, {"name": "Ford"}, external_id="v1")
-    async with held(api) as (rival, transaction):
-        assert await rival.upsert(key, "v1", theirs="new") == "updated"
+    async with held(api) as (peer, transaction):
+        assert await peer.upsert(key, "v1", theirs="new") == "updated"
         request = api.client.delete(f"/custom_objects/{key}/records?external_id=v1")
         seen = await against(api, transaction, request, "commit")
     return seen, len(await api.records(key))
@@ -165,8 +165,8 @@ async def a_deletion_against_an_upsert(api: Api) -> tuple[Seen, int]:
 
 async def a_settings_change_against_the_first_record(api: Api, end: str = "commit") -> tuple[Seen, bool]:
     key = await api.new_object()
-    async with held(api) as (rival, transaction):
-        assert await rival.upsert(key, "v1", name="Ford") == "created"
+    async with held(api) as (peer, transaction):
+        assert await peer.upsert(key, "v1", name="Ford") == "created"
         request = api.client.patch(
             f"/custom_objects/{key}/fields/standard::name",
             json={"custom_object_field": {"properties": {"is_unique": True}}},
@@ -179,11 +179,11 @@ async def a_settings_change_against_the_first_record(api: Api, end: str = "commi
 async def the_first_record_against_a_settings_change(api: Api) -> tuple[Seen, list[str]]:
     key = await api.new_object()
     await api.upsert(key, {"name": "to have it cached"}, external_id="v0", dry_run="true")
-    async with held(api) as (rival, transaction):
-        await rival.execute(
+    async with held(api) as (peer, transaction):
+        await peer.execute(
             "select pg_advisory_xact_lock(account_id, object_id) from objects where key = $1", key
         )
-        await rival.execute(
+        await peer.execute(
             "update objects set autoincrement_enabled = true, version = version + 1 where key = $1", key
         )
         seen = await against(api, transaction, api.upsert(key, {}, external_id="v1"), "commit")
@@ -197,16 +197,16 @@ async def a_field_removed_between_validation_and_write(
     await api.upsert(
         key, {"name": "to have it cached", **_fields(ours="x")}, external_id="v0", dry_run="true"
     )
-    async with held(api) as (rival, transaction):
-        await rival.execute(
+    async with held(api) as (peer, transaction):
+        await peer.execute(
             "select pg_advisory_xact_lock(account_id, object_id) from objects where key = $1", key
         )
-        await rival.execute(
+        await peer.execute(
             "delete from fields f using objects o"
             " where f.key = 'ours' and o.key = $1 and f.object_id = o.object_id",
             key,
         )
-        await rival.execute(
+        await peer.execute(
             """update objects set version = version + 1, null_fields = null_fields - 'ours',
                       removals = jsonb_build_array(jsonb_build_object('key', 'ours', 'version', version + 1))
                 where key = $1""",
@@ -224,16 +224,16 @@ async def a_field_removed_between_validation_and_write(
 
 async def two_autonumbered_creations(api: Api, end: str = "commit") -> tuple[Seen, list[str]]:
     key = await api.new_object(naming=NUMBERED)
-    async with held(api) as (rival, transaction):
-        assert await rival.upsert(key, "v1") == "created"
+    async with held(api) as (peer, transaction):
+        assert await peer.upsert(key, "v1") == "created"
         seen = await against(api, transaction, api.upsert(key, {}, external_id="v2"), end)
     return seen, sorted(record["name"] for record in await api.records(key))
 
 
 async def two_autonumbered_creations_of_one_external_id(api: Api) -> tuple[Seen, str]:
     key = await api.new_object(*TEXTS, naming=NUMBERED)
-    async with held(api) as (rival, transaction):
-        assert await rival.upsert(key, "v1", theirs="kept") == "created"
+    async with held(api) as (peer, transaction):
+        assert await peer.upsert(key, "v1", theirs="kept") == "created"
         seen = await against(
             api, transaction, api.upsert(key, _fields(ours="kept"), external_id="v1"), "commit"
         )
@@ -242,11 +242,11 @@ async def two_autonumbered_creations_of_one_external_id(api: Api) -> tuple[Seen,
 
 
 async def a_re_keying_against_two_autonumbered_creations(api: Api) -> tuple[Seen, list[int]]:
-    """The rival takes an external_id by re-keying, which locks no counter, while two are being created."""
+    """The peer takes an external_id by re-keying, which locks no counter, while two are being created."""
     key = await api.new_object(naming=NUMBERED)
     await api.upsert(key, {}, external_id="a")
-    async with held(api) as (rival, transaction):
-        await rival.execute(
+    async with held(api) as (peer, transaction):
+        await peer.execute(
             """update records set external_id = 'b'
                 where external_id = 'a' and object_id = (select object_id from objects where key = $1)""",
             key,
@@ -261,28 +261,28 @@ async def a_re_keying_against_two_autonumbered_creations(api: Api) -> tuple[Seen
 
 
 async def an_update_behind_a_later_one(api: Api) -> tuple[Seen, bool]:
-    """The request begins first and waits; the rival, which began later, has written in between."""
+    """The request begins first and waits; the peer, which began later, has written in between."""
     key = await api.new_object(*TEXTS)
     record = record_of(await api.upsert(key, {"name": "Ford"}, external_id="v1"))
-    rivals_time = "select updated_at from records where record_id = $1"
-    async with held(api) as (rival, transaction):
-        await rival.execute("select from records where record_id = $1 for update", record["id"])
+    peers_time = "select updated_at from records where record_id = $1"
+    async with held(api) as (peer, transaction):
+        await peer.execute("select from records where record_id = $1 for update", record["id"])
         task = asyncio.create_task(api.upsert(key, _fields(ours="x"), external_id="v1"))
         has_waited = await _comes_to_wait(api, task)
-        await rival.execute(
+        await peer.execute(
             "update records set updated_at = clock_timestamp() where record_id = $1", record["id"]
         )
-        before = await rival.fetchval(rivals_time, record["id"])
+        before = await peer.fetchval(peers_time, record["id"])
         await transaction.commit()
         response = await task
     async with api.running.sql() as connection:
-        after = await connection.fetchval(rivals_time, record["id"])
+        after = await connection.fetchval(peers_time, record["id"])
     seen = Seen(response.status_code, response.headers.get("Upsert-Result"), has_waited, response)
     return seen, after > before
 
 
 class Round(NamedTuple):
-    """What the writers of a round were told, and whether what stood afterwards was the winner's."""
+    """What the writers of a round were answered, and whether what stood afterwards was the winner's."""
 
     statuses: list[int]
     is_winners: bool

@@ -1,4 +1,4 @@
-"""Row 21 of the upsert table and its neighbours: who waits for whom, and what each of them is told."""
+"""Row 21 of the upsert table and its neighbours: who waits for whom, and what each of them is answered."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def expected(api: Api) -> Fields:
-    """What is left of a rival's field by a write that does not send it."""
+    """What is left of a peer's field by a write that does not send it."""
     return CLEARED if api.way is PUT else KEPT
 
 
@@ -121,7 +121,7 @@ async def test_twins_created_at_one_moment_burn_no_number(api: Api) -> None:
     assert numbers == list(range(1, 33))
 
 
-async def test_a_re_keying_rival_burns_no_number(api: Api) -> None:
+async def test_a_re_keying_peer_burns_no_number(api: Api) -> None:
     seen, numbers = await scenarios.a_re_keying_against_two_autonumbered_creations(api)
     assert (seen.has_waited, seen.status, numbers) == (True, 200, [1, 2])
 

@@ -1,4 +1,4 @@
-"""The races again, each without its safeguard: what test_races.py asserts must then come out wrong."""
+"""The races again, each with its safeguard removed: what test_races.py asserts must then come out wrong."""
 
 from collections.abc import AsyncIterator
 

@@ -175,7 +175,7 @@ async def test_a_storm_of_jobs_and_upserts_of_the_same_records_loses_nothing(
 
 
 @pytest.mark.parametrize("victim", ["serve", "work"])
-async def test_twenty_kills_leave_every_item_of_every_job_with_one_effect(
+async def test_twenty_crashes_leave_every_item_of_every_job_with_one_effect(
     cluster: Cluster, victim: str
 ) -> None:
     await survive_crashes(await cluster.new_database(), victim, rounds=20, seed=SEED)

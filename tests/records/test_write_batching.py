@@ -48,7 +48,7 @@ async def test_a_batch_has_a_limit(batching: Api, monkeypatch: pytest.MonkeyPatc
     assert await transactions(batching, [f"e{number}" for number in range(20)]) == 3
 
 
-async def test_a_refused_write_never_spoils_its_neighbours(batching: Api) -> None:
+async def test_a_refused_write_never_fails_its_neighbours(batching: Api) -> None:
     assert await batches.refused_rows(batching) == {
         "ok": 200,
         "taken": 422,
@@ -63,8 +63,8 @@ async def test_a_statement_that_fails_as_a_whole_goes_on_in_pieces(batching: Api
     assert (neighbours, cursed) == ([200] * 10, 500)
 
 
-async def test_a_batch_that_a_rival_interferes_with_goes_on_in_pieces(batching: Api) -> None:
-    statuses, numbers = await batches.a_rival_of_a_numbered_batch(batching)
+async def test_a_batch_that_a_peer_interferes_with_goes_on_in_pieces(batching: Api) -> None:
+    statuses, numbers = await batches.a_peer_of_a_numbered_batch(batching)
     assert (statuses, numbers) == ([200, 200], ["1", "2"])
 
 
@@ -124,7 +124,7 @@ async def test_a_client_who_hangs_up_is_no_loss_to_others(batching: Api) -> None
     assert await batches.answered(upserts(batching, key, 4)) == [200] * 4
 
 
-async def test_a_batch_validated_before_a_field_was_removed_is_judged_again(batching: Api) -> None:
+async def test_a_batch_validated_before_a_field_was_removed_is_validated_again(batching: Api) -> None:
     statuses, stored = await batches.a_field_removed_while_the_batch_waits(batching)
     assert statuses == {"removed": 422, "neighbour": 200, "bystander": 200}
     assert stored == [{"stays": "x"}]
@@ -191,7 +191,7 @@ async def test_a_batcher_that_stops_tells_who_waits_to_come_back(batching: Api) 
 
 async def test_a_batcher_that_stops_tells_who_is_retried_to_come_back(cluster: Cluster) -> None:
     async with batching_service(cluster, batch_lock_timeout_seconds=0.3) as api:
-        assert await batches.a_stop_with_callers_put_aside(api) == [503] * 3
+        assert await batches.a_stop_with_callers_retried_individually(api) == [503] * 3
 
 
 async def test_a_batcher_that_stops_tells_who_is_retried_just_now(batching: Api) -> None:
@@ -217,7 +217,7 @@ async def test_updates_of_one_record_by_its_id_in_one_batch_all_find_it(batching
 
 
 async def test_writes_of_one_identifier_that_are_retried_individually_keep_their_order(batching: Api) -> None:
-    seen, last = await batches.opposite_edits_put_aside(batching)
+    seen, last = await batches.opposite_edits_retried_individually(batching)
     assert seen == batches.in_order()
     assert last == seen[-1]
 

@@ -1,4 +1,4 @@
-"""The batches without their safeguards: what test_write_batching.py asserts must then come out wrong."""
+"""The batches again, each with its safeguard removed: what test_write_batching.py asserts then goes wrong."""
 
 from collections.abc import AsyncIterator
 
@@ -25,7 +25,7 @@ def in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("in_one_piece")
-async def test_without_verdicts_a_refused_write_spoils_its_neighbours(mutable: Api) -> None:
+async def test_without_verdicts_a_refused_write_fails_its_neighbours(mutable: Api) -> None:
     await mutate_sql(
         mutable, "create_records", "m.name is null and not m.autoincrement_enabled then", "false then"
     )
@@ -49,8 +49,8 @@ async def test_without_the_pieces_one_row_fails_its_whole_batch(mutable: Api) ->
 
 
 @pytest.mark.usefixtures("in_one_piece")
-async def test_without_the_pieces_a_rival_costs_the_whole_batch_its_writes(mutable: Api) -> None:
-    statuses, _ = await batches.a_rival_of_a_numbered_batch(mutable)
+async def test_without_the_pieces_a_peer_costs_the_whole_batch_its_writes(mutable: Api) -> None:
+    statuses, _ = await batches.a_peer_of_a_numbered_batch(mutable)
     assert statuses == [503, 503]
 
 
@@ -83,7 +83,7 @@ async def test_a_batch_written_again_after_a_lost_answer_undoes_what_a_stranger_
     assert (seen.statuses, seen.a) == ([200, 200], 1)
 
 
-async def test_without_a_bound_on_its_lock_a_record_holds_up_the_lane(cluster: Cluster) -> None:
+async def test_without_a_bound_on_its_lock_a_record_holds_up_the_batch_connection(cluster: Cluster) -> None:
     async with batching_service(cluster, batch_lock_timeout_seconds=30) as api:
         assert await batches.neighbours_of_a_locked_record(api) == ([UNANSWERED] * 10, True)
 
@@ -102,7 +102,7 @@ async def test_without_a_look_at_who_has_left_a_neighbour_under_way_fails(
     mutate(monkeypatch, write_batching._Waiting, "settle", "if not self.row.done():", "if True:")
     outcome, names = await batches.a_caller_who_leaves_under_way(mutable)
     assert isinstance(outcome, Exception)
-    assert names == {"leaves": "n", "stays": "n"}  # written, and its caller was not told
+    assert names == {"leaves": "n", "stays": "n"}  # written, and its caller was not answered
 
 
 async def test_without_the_version_check_a_batch_writes_a_removed_field(mutable: Api) -> None:
@@ -113,7 +113,7 @@ async def test_without_the_version_check_a_batch_writes_a_removed_field(mutable:
     assert {"gone": "x"} in stored
 
 
-async def test_without_a_second_judgement_a_stale_batch_is_turned_away(
+async def test_without_a_second_validation_a_stale_batch_is_turned_away(
     mutable: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_store, "DEFINITION_ATTEMPTS", 1)
@@ -143,7 +143,7 @@ async def test_without_groups_edits_that_are_retried_individually_overtake_each_
     group = "groups[item.write.object_id, item.write.identifier]"
     alone = "groups[item.write.object_id, item.write.record_id]"
     mutate(monkeypatch, write_batching._Batch, "by_identifier", group, alone)
-    seen, last = await batches.opposite_edits_put_aside(mutable)
+    seen, last = await batches.opposite_edits_retried_individually(mutable)
     assert seen != batches.in_order()
     assert last != batches.in_order()[-1]
 
@@ -194,7 +194,7 @@ async def test_without_a_word_to_those_retried_individually_they_wait_for_ever_a
 ) -> None:
     mutate(monkeypatch, write_batching.WriteBatcher, "stop", "(*retried, ", "(*(), ")
     async with batching_service(cluster, batch_lock_timeout_seconds=0.3) as api:
-        assert await batches.a_stop_with_callers_put_aside(api) == [UNANSWERED] * 3
+        assert await batches.a_stop_with_callers_retried_individually(api) == [UNANSWERED] * 3
 
 
 async def test_without_turns_of_the_accounts_a_thousand_writes_come_before_one(

@@ -3,10 +3,12 @@
 import asyncio
 import random
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -20,8 +22,7 @@ from upsert_svc.search import backfill, page_query, planner
 
 SEED = 20261126
 RECORDS = 2000
-PARTS = 2  # of the comparisons by chance, so that they can be made on several cores
-QUERIES = {False: 50, True: 75}  # of each comparison and part, without documents and with them
+QUERIES = {False: 50, True: 75}  # of each comparison, without documents and with them
 STEMS = (
     "ford", "For", "fo", "fiesta", "Straße", "STRASSE", "stras", "é", "e\u0301t\u00e9", "7", "77", "07a", "x",
     "日本", "日", "ÆTHER", "æt", "ﬁn", "fin", "İx", "word", "words", "sword", "y" * 64, "y" * 70,
@@ -51,27 +52,28 @@ def words_of(text: str) -> frozenset[str]:
     return frozenset(word[:64] for word in separated.split())
 
 
-def found(records: Sequence[Mapping[str, Any]], text: str) -> list[str]:
-    """The ids of the records that a text finds, the best first."""
-    asked = words_of(text)
-    scored = [(-score(record, asked), record["id"]) for record in records]
-    return [record_id for rank, record_id in sorted(scored) if rank]
+class Model:
+    """Which records have which words, in a name and anywhere."""
 
+    def __init__(self, records: Sequence[Mapping[str, Any]]) -> None:
+        self.names = {record["id"]: record["name"] for record in records}
+        self._in_name: dict[str, set[str]] = defaultdict(set)
+        self._anywhere: dict[str, set[str]] = defaultdict(set)
+        for record in records:
+            fields = record["custom_object_fields"]
+            for word in words_of(record["name"]):
+                self._in_name[word].add(record["id"])
+            for word in words_of("\n".join([record["name"], *(fields[key] or "" for key in SEARCHED)])):
+                self._anywhere[word].add(record["id"])
 
-def score(record: Mapping[str, Any], asked: frozenset[str]) -> int:
-    name, fields = record["name"], record["custom_object_fields"]
-    everywhere = words_of("\n".join([name, *(fields[key] or "" for key in SEARCHED)]))
-    return 100 * fits(everywhere, asked) + fits(words_of(name), asked)
-
-
-def fits(words: frozenset[str], asked: frozenset[str]) -> int:
-    """How many of the words asked for begin one of a record's."""
-    return len(asked & beginnings_of(words))
-
-
-@cache
-def beginnings_of(words: frozenset[str]) -> frozenset[str]:
-    return frozenset(word[:length] for word in words for length in range(1, len(word) + 1))
+    def found(self, text: str) -> list[str]:
+        """The ids of the records that a text finds, the best first: its words begin most of theirs."""
+        scores: Counter[str] = Counter()
+        for asked in words_of(text):
+            for weight, having in ((100, self._anywhere), (1, self._in_name)):
+                for record_id in set().union(*(having[word] for word in having if word.startswith(asked))):
+                    scores[record_id] += weight
+        return sorted(scores, key=lambda record_id: (-scores[record_id], record_id))
 
 
 EVERYTHING = Window(size=2 * RECORDS)
@@ -86,9 +88,9 @@ SCANS = (
 # The service whose documents are made when the test says so
 
 
-@pytest.fixture(scope="module")
-async def api(cluster: Cluster) -> AsyncIterator[Api]:
-    """An admin of a service that fills nothing in the background."""
+@asynccontextmanager
+async def service_without_backfill(cluster: Cluster) -> AsyncIterator[Api]:
+    """An admin of a service that makes no documents in the background."""
     patched = pytest.MonkeyPatch()
     patched.setattr(backfill, "run", lambda _pool: asyncio.Event().wait())
     async with running(await cluster.new_database()) as service:
@@ -98,6 +100,12 @@ async def api(cluster: Cluster) -> AsyncIterator[Api]:
             yield api
 
 
+@pytest.fixture(scope="module")
+async def api(cluster: Cluster) -> AsyncIterator[Api]:
+    async with service_without_backfill(cluster) as api:
+        yield api
+
+
 async def begin(api: Api, key: str) -> None:
     """Has writers keep the documents of an object."""
     async with api.running.sql() as owner:
@@ -105,7 +113,7 @@ async def begin(api: Api, key: str) -> None:
     assert await backfill.begin(api.running.service.database.main)
 
 
-async def fill(api: Api, batch: int = 500) -> int:
+async def finish_backfill(api: Api, batch: int = 500) -> int:
     steps = 0
     while await backfill.step(api.running.service.database.main, batch):
         steps += 1
@@ -114,8 +122,8 @@ async def fill(api: Api, batch: int = 500) -> int:
 
 async def state(api: Api, key: str) -> str | None:
     async with api.running.sql() as owner:
-        told: str | None = await owner.fetchval("select search_state from objects where key = $1", key)
-    return told
+        found: str | None = await owner.fetchval("select search_state from objects where key = $1", key)
+    return found
 
 
 async def search(
@@ -171,13 +179,13 @@ async def _page_through_by_name(
 
 
 async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: bool) -> None:
-    records = await api.records(key)
-    names = {record["id"]: record["name"] for record in records}
+    model = Model(await api.records(key))
+    names = model.names
     some = scans = scans_by_name = 0
     pages_of = 5 if by_documents else 20  # every such search: it takes its time, mostly to read all records
     for number in range(QUERIES[by_documents]):
         text = text_by_chance(chance, 4)
-        expected = found(records, text)
+        expected = model.found(text)
         statement, rows = await search(api, key, text, page_query.RELEVANCE)
         assert ids_of(rows) == expected, text
         assert ("search_documents" in statement) == by_documents
@@ -188,7 +196,7 @@ async def _compare(api: Api, key: str, chance: random.Random, *, by_documents: b
             scans_by_name += await _page_through_by_name(api, key, text, chance, by_name[::-1])
         if number % pages_of == 0:
             scans += await _page_through(api, key, text, page_query.RELEVANCE, chance, expected)
-        some += 0 < len(expected) < len(records)
+        some += 0 < len(expected) < len(names)
     assert some > QUERIES[by_documents] / 2
     assert scans > QUERIES[by_documents] / pages_of / 4
     assert scans_by_name > QUERIES[by_documents] / 20
@@ -236,30 +244,52 @@ async def _disturb(api: Api, key: str, chance: random.Random) -> None:
         )
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+class Searched(NamedTuple):
+    """An object of many records, on a service of its own, and how far its documents are."""
+
+    api: Api
+    key: str
+    documents: str
+
+
+@pytest.fixture(scope="module", params=["none", "half way", "all", "all, and written to"])
+async def searched(request: pytest.FixtureRequest, cluster: Cluster) -> AsyncIterator[Searched]:
+    chance = random.Random(SEED)
+    async with service_without_backfill(cluster) as api:
+        fields: list[dict[str, Any]] = [{"key": key, "type": kind} for key, kind in FIELDS.items()]
+        fields[2]["regexp_for_validation"] = r"(?s).*"
+        key = await api.new_object(*fields)
+        await _make(api, key, chance)
+        await api.client.delete(f"/custom_objects/{key}/fields/gone")
+        if request.param != "none":
+            await begin(api, key)
+            for _ in range(2):
+                await backfill.step(api.running.service.database.main)
+                await _disturb(api, key, chance)
+            assert await state(api, key) == "building"
+        if request.param.startswith("all"):
+            await finish_backfill(api)
+            assert await state(api, key) == "ready"
+        if request.param.endswith("written to"):
+            await _disturb(api, key, chance)
+        yield Searched(api, key, request.param)
+
+
+@pytest.mark.parametrize("part", range(2))
 async def test_searches_by_chance_find_the_same_without_documents_half_way_and_with_them(
-    api: Api, part: int
+    searched: Searched, part: int
 ) -> None:
-    chance = random.Random(SEED + part)
-    fields: list[dict[str, Any]] = [{"key": key, "type": kind} for key, kind in FIELDS.items()]
-    fields[2]["regexp_for_validation"] = r"(?s).*"
-    key = await api.new_object(*fields)
-    await _make(api, key, chance)
-    await api.client.delete(f"/custom_objects/{key}/fields/gone")
-    await _compare(api, key, chance, by_documents=False)
-    assert await state(api, key) == "requested"
-    assert await backfill.begin(api.running.service.database.main)
-    for _ in range(2):
-        await backfill.step(api.running.service.database.main)
-        await _disturb(api, key, chance)
-    assert await state(api, key) == "building"
-    await _compare(api, key, chance, by_documents=False)
-    await fill(api)
-    assert await state(api, key) == "ready"
-    await _compare(api, key, chance, by_documents=True)
-    await _disturb(api, key, chance)
-    await _compare(api, key, chance, by_documents=True)
-    await _require_true_documents(api, key)
+    api, key, documents = searched
+    chance = random.Random(f"{SEED} {documents} {part}")
+    await _compare(api, key, chance, by_documents=documents.startswith("all"))
+    match documents:
+        case "none":
+            assert await state(api, key) == "requested"
+        case "half way":
+            assert await state(api, key) == "building"
+        case _:
+            assert await state(api, key) == "ready"
+            await _require_true_documents(api, key)
 
 
 async def _require_true_documents(api: Api, key: str) -> None:
@@ -302,7 +332,7 @@ async def kept(api: Api) -> str:
         fields = {"note": f"note{number % 3}", "other": "same"}
         record_of(await api.create(key, name=f"name {number:02d}", custom_object_fields=fields))
     await begin(api, key)
-    await fill(api, 7)
+    await finish_backfill(api, 7)
     assert await state(api, key) == "ready"
     return key
 
@@ -323,7 +353,7 @@ async def test_a_small_object_and_one_that_is_never_searched_get_no_documents(
     await find(api, key, "t")
     assert await state(api, key) == "requested"
     assert await backfill.begin(api.running.service.database.main)
-    await fill(api)
+    await finish_backfill(api)
 
 
 async def test_completing_a_name_asks_for_documents_and_is_served_by_them(
@@ -347,7 +377,7 @@ async def test_completing_a_name_asks_for_documents_and_is_served_by_them(
     before = [await completed(part) for part in parts]
     assert await state(api, key) == "requested"
     assert await backfill.begin(api.running.service.database.main)
-    await fill(api)
+    await finish_backfill(api)
     assert [await completed(part) for part in parts] == before
     assert before[:4] == [["Straße"], ["Straße"], ["a'b\\c"], ["a'b\\c"]]
 
@@ -359,13 +389,13 @@ async def test_a_change_of_what_is_searched_has_the_documents_made_anew(api: Api
         assert changed.status_code == 200
         assert await state(api, kept) == "building"
         assert len(await find(api, kept, "note1")) == count
-        await fill(api, 7)
+        await finish_backfill(api, 7)
         assert await state(api, kept) == "ready"
         assert len(await find(api, kept, "note1")) == count
         await _require_true_documents(api, kept)
     await api.client.delete(note)
     assert (await state(api, kept), await find(api, kept, "note1")) == ("building", [])
-    await fill(api, 7)
+    await finish_backfill(api, 7)
     await api.new_field(kept, key="note", type="text")
     assert (await state(api, kept), await find(api, kept, "note1")) == ("ready", [])
     await _require_true_documents(api, kept)
@@ -426,7 +456,7 @@ async def test_the_backfill_leaves_the_document_that_a_writer_made_before_it(api
             step = asyncio.create_task(backfill.step(api.running.service.database.main))
             assert await _is_waiting(step)
         assert await step
-    await fill(api)
+    await finish_backfill(api)
     assert (await find(api, key, "new"), await find(api, key, "old")) == (["b"], ["a", "c"])
     await _require_true_documents(api, key)
 
@@ -435,13 +465,13 @@ async def test_the_backfill_leaves_the_document_that_a_writer_made_before_it(api
 async def test_a_writer_waits_for_the_backfill_and_has_the_last_word(api: Api, method: str) -> None:
     key, ids = await _made(api)
     await begin(api, key)
-    fill_all = statements.load("searches").build
+    build = statements.load("searches").build
     async with api.running.sql() as owner:
         async with owner.transaction():
             row = await owner.fetchrow("select * from objects where key = $1 for no key update", key)
             columns = ("account_id", "object_id", "version", "searched_since", "searched_fields", "removals")
             arguments = {name: row[name] for name in columns}
-            assert await owner.fetchval(*fill_all(**arguments, built_to="", limit=10)) == ids[2]
+            assert await owner.fetchval(*build(**arguments, built_to="", limit=10)) == ids[2]
             url = f"/custom_objects/{key}/records/{ids[1]}"
             body = {"custom_object_record": {"custom_object_fields": {"note": "new"}}}
             writer = asyncio.create_task(
@@ -449,7 +479,7 @@ async def test_a_writer_waits_for_the_backfill_and_has_the_last_word(api: Api, m
             )
             assert await _is_waiting(writer)
         assert (await writer).is_success
-    await fill(api)
+    await finish_backfill(api)
     assert await find(api, key, "old") == ["a", "c"]
     assert await find(api, key, "new") == (["b"] if method == "PATCH" else [])
     await _require_true_documents(api, key)
@@ -465,7 +495,7 @@ async def test_documents_begin_when_the_writers_that_do_not_know_of_them_have_co
             assert await _is_waiting(beginning)
             assert await state(api, key) == "requested"
         assert await beginning
-    await fill(api)
+    await finish_backfill(api)
     assert await find(api, key, "new") == ["b"]
     await _require_true_documents(api, key)
 

@@ -208,25 +208,25 @@ async def a_row_that_fails_the_statement(api: Api) -> tuple[list[int], int]:
     return neighbours, cursed
 
 
-async def a_rival_of_a_numbered_batch(api: Api) -> tuple[list[int], list[str]]:
-    """Of two creations in a batch the rival takes one external_id by re-keying: the batch is given up."""
+async def a_peer_of_a_numbered_batch(api: Api) -> tuple[list[int], list[str]]:
+    """Of two creations in a batch the peer takes one external_id by re-keying: the batch is given up."""
     key = await api.new_object(naming={"autoincrement_enabled": True})
     await api.upsert(key, {}, external_id="a")
-    async with busy_connection(api) as busy, api.running.sql() as rival:
-        rivals = rival.transaction()
-        await rivals.start()
-        await rival.execute("update records set external_id = 'b' where external_id = 'a'")
+    async with busy_connection(api) as busy, api.running.sql() as peer:
+        peers = peer.transaction()
+        await peers.start()
+        await peer.execute("update records set external_id = 'b' where external_id = 'a'")
         callers = sent(api, key, {"b": {}, "c": {}})
         await queued(api, 2)
         await busy.end()
-        await until_blocked(rival)
-        await rivals.commit()
+        await until_blocked(peer)
+        await peers.commit()
     statuses = await answered([*callers.values()])
     return statuses, sorted(record["name"] for record in await api.records(key))
 
 
 class Deadlock(NamedTuple):
-    """What the callers of the batch and the stranger were told, and the records in the end."""
+    """What the callers of the batch and the stranger were answered, and the records in the end."""
 
     statuses: list[int]
     has_stranger_lost: bool
@@ -306,10 +306,10 @@ async def an_answer_lost_after_the_commit(cluster: Cluster) -> LostAnswer:
             )
         line.part()
         statuses = await answered([*callers.values()])
-        told = [caller.result().headers.get("Retry-After") for caller in callers.values()]
+        retry_after = [caller.result().headers.get("Retry-After") for caller in callers.values()]
         (after,) = await answered(upserts(api, key, 1))
         records = {record["external_id"]: record["custom_object_fields"] for record in await api.records(key)}
-    return LostAnswer(statuses, told, records["to-be-lost"]["a"], count, after)
+    return LostAnswer(statuses, retry_after, records["to-be-lost"]["a"], count, after)
 
 
 async def a_caller_who_leaves_the_queue(api: Api) -> tuple[str, set[str]]:
@@ -403,7 +403,7 @@ async def updates_by_id_in_one_batch(api: Api) -> tuple[list[int], Edit]:
     return statuses, record_of(await api.client.get(path))["custom_object_fields"]
 
 
-async def opposite_edits_put_aside(api: Api) -> tuple[list[Edit], Edit]:
+async def opposite_edits_retried_individually(api: Api) -> tuple[list[Edit], Edit]:
     """The same when a neighbour fails the statement, and the first edit is slow afterwards."""
     key = await api.new_object(*FIELDS)
     await api.upsert(key, _with_fields(), external_id="same")
@@ -453,19 +453,19 @@ class Filled(NamedTuple):
 async def a_queue_filled_by_two_accounts(cluster: Cluster) -> Filled:
     async with (
         batching_service(cluster, write_queue=10) as api,
-        of_another_account(api, "second") as rival,
+        of_another_account(api, "second") as peer,
         of_another_account(api, "third") as latecomer,
     ):
         groups: list[Answers] = []
         async with busy_connection(api):
-            for caller, count, waiting in ((api, 7, 5), (rival, 7, 10), (latecomer, 1, 10)):
+            for caller, count, waiting in ((api, 7, 5), (peer, 7, 10), (latecomer, 1, 10)):
                 groups.append(upserts(caller, await caller.new_object(), count))
                 await queued(api, waiting)
                 await asyncio.sleep(0.1)  # for those who are refused, or not
         first, second, third = [await answered(callers) for callers in groups]
         answers = [caller.result() for callers in groups for caller in callers]
-        told = {answer.headers.get("Retry-After") for answer in answers if answer.status_code == 503}
-        return Filled(first, second, third, told)
+        retry_after = {answer.headers.get("Retry-After") for answer in answers if answer.status_code == 503}
+        return Filled(first, second, third, retry_after)
 
 
 async def a_stop_with_waiting_callers(api: Api) -> tuple[int, list[int]]:
@@ -479,7 +479,7 @@ async def a_stop_with_waiting_callers(api: Api) -> tuple[int, list[int]]:
     return first, others
 
 
-async def a_stop_with_callers_put_aside(api: Api) -> list[int]:
+async def a_stop_with_callers_retried_individually(api: Api) -> list[int]:
     """What three callers of one locked record see; they are retried together."""
     key = await api.new_object()
     await api.upsert(key, {"name": "x"}, external_id="same")

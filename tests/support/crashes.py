@@ -1,4 +1,4 @@
-"""Processes that carry out jobs, killed in the middle of them."""
+"""Crashes of the processes that carry out jobs: each is killed in the middle of one."""
 
 import asyncio
 import contextlib

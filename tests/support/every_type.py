@@ -1,60 +1,83 @@
-"""A field of every type, called by it, and values that it takes. A new field type has its entry here."""
+"""Each type of field: what defines a field of it, values that it takes, and values that it refuses.
 
-from collections.abc import Mapping
+Values are JSON text, for the tests' own JSON would round the numbers.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.harness import Api, FieldBody, record_of
-
-OPTIONS = [{"name": "Red", "value": "red"}, {"name": "One", "value": "1"}]
-PATTERN = "^(a+)+$"  # which takes an age where patterns are not matched in linear time
+_ULID = "01HZXW3V5K8Y7QF2N4R6T8B0CD"
+_NESTED = r'[1, [true, {"": "\t"}], null, {"a": null}]'
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Two values that a type takes, one that it does not, and what a field of it needs."""
-
-    values: tuple[Any, Any]
-    wrong: Any
-    needs: FieldBody = field(default_factory=dict)
-
-
-SAMPLES: Mapping[str, Sample] = {
-    "text": Sample(("a", "b"), 5),
-    "textarea": Sample(("a\nb", "c"), 5),
-    "regexp": Sample(("aaa", "a"), "b", {"regexp_for_validation": PATTERN}),
-    "checkbox": Sample((True, False), "true"),
-    "date": Sample(("2024-02-29", "2026-01-01"), "2023-02-29"),
-    "integer": Sample((1, 0), 1.5),
-    "decimal": Sample((1.5, 7), "1.5"),
-    "dropdown": Sample(("red", "1"), "blue", {"custom_field_options": OPTIONS}),
-    "multiselect": Sample((["red"], ["1", "red"]), "red", {"custom_field_options": OPTIONS}),
-    "json": Sample(({"a": {"b": 1}}, [None]), 10**15),
-    # the values are the ids of records of the target, which are made with the object
-    "lookup": Sample(("", ""), "x", {"relationship_target_type": "zen:custom_object:nowhere"}),
-}
-
-
-def definition(name: str, **more: Any) -> dict[str, Any]:
-    """The body of a field of the type."""
-    return {"key": name, "type": name, **SAMPLES[name].needs, **more}
+def options(*values: str) -> list[dict[str, str]]:
+    """The options of a dropdown or multiselect, each named as its value, but with a capital."""
+    return [{"name": value.capitalize(), "value": value} for value in values]
 
 
 @dataclass(frozen=True)
-class Typed:
-    """An object with a field of each type, and two values of each."""
+class FieldType:
+    """A type, with the good values that differ from what is read in pairs: as sent, as read."""
 
-    key: str
-    values: Mapping[str, tuple[Any, Any]]
+    good: Sequence[str | tuple[str, str]]
+    bad: Sequence[str]
+    more: Mapping[str, Any] = field(default_factory=dict)  # what a field of the type needs
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The good values, as sent and as read."""
+        return [(value, value) if isinstance(value, str) else value for value in self.good]
 
 
-async def make_typed(api: Api, naming: Mapping[str, Any] | None = None) -> Typed:
-    """Makes such an object, whose lookup names records of another one."""
-    target = await api.new_object()
-    ids = [record_of(await api.create(target, name=name))["id"] for name in ("a", "b")]
-    targets = {"lookup": {"relationship_target_type": f"zen:custom_object:{target}"}}
-    key = await api.new_object(
-        *(definition(name, **targets.get(name, {})) for name in SAMPLES), naming=naming
-    )
-    values = {name: sample.values for name, sample in SAMPLES.items()}
-    return Typed(key, {**values, "lookup": (ids[0], ids[1])})
+EVERY_TYPE: Mapping[str, FieldType] = {
+    "text": FieldType(
+        good=['""', ('"<b>\\"é😀\\" \\\\ \u200f"', json.dumps('<b>"é😀" \\ \u200f'))],
+        bad=["1", "true", '["a"]', '{"a": 1}', "1.0"],
+    ),
+    "textarea": FieldType(good=[r'"a\n\tb"', '"c"'], bad=["0", "[]"]),
+    "regexp": FieldType(
+        good=['"aaa"', '"a"'], bad=['"b"', '""', "1"], more={"regexp_for_validation": "^(a+)+$"}
+    ),
+    "checkbox": FieldType(good=["true", "false"], bad=['"true"', "0", "1", '""']),
+    "date": FieldType(
+        good=['"2024-02-29"', ('"2024-02-29T23:59:59+05:00"', '"2024-02-29"'), '"9999-12-31"'],
+        bad=['"2024-02-30"', '"0000-00-00"', '"2024-1-1"', "20240101", '""', '"2024-01-01T24:61"'],
+    ),
+    "integer": FieldType(
+        good=["999999999999", "-999999999999", ("-0", "0")],
+        bad=["1000000000000", "9223372036854775808", "1.0", "1e3", '"5"', "true", "1e400", "[1]"],
+    ),
+    "decimal": FieldType(
+        good=[
+            "0.1", "1.50", "12345678901234.123456789012345", "-999999999999999.999999999999999",
+            ("1e-15", "0.000000000000001"), ("1e14", "100000000000000"), "7",
+        ],
+        bad=["1e15", "1e400", "-1e400", "1e-16", "1e9999999", '"0.1"', "0.1234567890123456", "true"],
+    ),
+    "dropdown": FieldType(
+        good=['"1"', '"red"'],
+        bad=['"blue"', '"Red"', '""', "1", '["red"]'],
+        more={"custom_field_options": options("red", "1")},
+    ),
+    "multiselect": FieldType(
+        good=[('["1", "red", "1"]', '["1","red"]'), "[]"],
+        bad=['"red"', '["blue"]', "[null]", "[1]", '[["red"]]', "{}"],
+        more={"custom_field_options": options("red", "1")},
+    ),
+    "json": FieldType(
+        good=['"x"', "[]", "0.10", _NESTED],
+        bad=["1e15", '{"a": [1e400]}', "[[0.1234567890123456]]", '{"a": {"b": -1e15}}'],
+    ),
+    # what it names is made by whoever has a target
+    "lookup": FieldType(
+        good=[],
+        bad=[f'"{_ULID}"', '"x"', '""', "5", f'["{_ULID}"]'],
+        more={"relationship_target_type": "zen:custom_object:not_made"},
+    ),
+}  # fmt: skip
+
+
+def definitions(types: Iterable[str] = EVERY_TYPE, **more: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A field of each of these types, called by it; `more` is what one of them has instead."""
+    return [{"key": name, "type": name, **EVERY_TYPE[name].more, **more.get(name, {})} for name in types]

@@ -12,7 +12,7 @@ _IDLE = b"Z\x00\x00\x00\x05I"  # ReadyForQuery outside of a transaction: what wa
 
 @dataclass
 class LossyAddress:
-    """Passes everything on, until it is told to lose an answer; then the connection is lost with it."""
+    """Passes everything on, until it is to lose an answer; then the connection is lost with it."""
 
     url: str
     is_committed: asyncio.Event = field(default_factory=asyncio.Event)

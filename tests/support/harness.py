@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import itertools
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,8 +22,15 @@ from upsert_svc.db.pools import owner_transaction
 from upsert_svc.service import Service
 from upsert_svc.settings import Settings
 
+if importlib.util.find_spec("sniffio") is None:
+    # httpx looks for it at each request; a search of every path that finds nothing takes its time
+    _absent: Any = None
+    sys.modules["sniffio"] = _absent
+
 ADMIN_EMAIL = "admin@example.com"
 _numbers = itertools.count(1)
+_databases: list[str] = []  # that are in use
+_ended: list[str] = []  # that are to be dropped
 
 FieldBody = Mapping[str, Any]
 
@@ -42,7 +51,10 @@ class Cluster:
 
     async def new_database(self, *, empty: bool = False) -> str:
         """The URL of a fresh database, migrated unless it is to be empty."""
+        while _ended:
+            await self._administer(f'drop database if exists "{_ended.pop()}" with (force)')
         name = f"test_{next(_numbers)}"
+        _databases.append(name)
         origin = "template0" if empty else self.template
         await self._administer(f'create database "{name}" template "{origin}" strategy file_copy')
         return self.url_of(name)
@@ -53,6 +65,15 @@ class Cluster:
             await connection.execute(statement)
         finally:
             await connection.close()
+
+
+@contextlib.contextmanager
+def databases_of_a_test() -> Iterator[None]:
+    """The databases made within the block may go at its end; they do when the next one is made."""
+    kept = len(_databases)
+    yield
+    _ended.extend(_databases[kept:])
+    del _databases[kept:]
 
 
 class _QuietServer(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""Takes a safeguard out of the running service, so that a test can show what it is there for."""
+"""Takes a safeguard out of the running service, so that a test can show what the safeguard is there for."""
 
 import inspect
 import textwrap

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import sys
 from collections.abc import AsyncIterator
 
 import httpx
 
+_chance = random.SystemRandom()  # not that of the tests, whose seed may be the same in each worker
 TOKEN = "a-token-of-the-bootstrap-of-32-characters"
 
 
@@ -36,9 +38,11 @@ async def run(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
+    """A port below those that the system gives to connections: none takes it before its server does."""
+    while True:
+        port = _chance.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.asynccontextmanager

@@ -118,7 +118,7 @@ class _Run:
         self.results: dict[int, Result] = {}
 
     async def write(self, item: Item) -> None:
-        """Judges an item and has its write wait for others."""
+        """Validates an item and has its write wait for others."""
         try:
             change = _change(self._action, item.value)
             require_findable(change.identifier, change.patch)

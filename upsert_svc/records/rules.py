@@ -57,7 +57,7 @@ def require_unique_names(definition: Definition, identifier: Identifier) -> None
 
 
 def validate(definition: Definition, principal: Principal, change: WriteRequest) -> ValidatedWrite:
-    """Judges what is asked for by the definition alone. Raises RecordInvalid."""
+    """Validates what is asked for by the definition alone. Raises RecordInvalid."""
     identifier, patch, strategy, conditions, _ = change
     require_unique_names(definition, identifier)
     validator = definition.validator

@@ -171,7 +171,7 @@ class WriteBatcher:
     def __init__(self, batches: Pool, pool: Connections, *, connection_count: int, queue_limit: int) -> None:
         self._batches = batches
         self._pool = pool
-        self._lane_count = connection_count
+        self._connection_count = connection_count
         self._queue = _Queue(queue_limit)
         self._running: list[asyncio.Task[None]] = []
         self._retries: dict[asyncio.Task[None], Sequence[_Waiting]] = {}
@@ -179,7 +179,7 @@ class WriteBatcher:
 
     def start(self) -> None:
         """Begins to send."""
-        self._running = [asyncio.create_task(self._run()) for _ in range(self._lane_count)]
+        self._running = [asyncio.create_task(self._run()) for _ in range(self._connection_count)]
 
     async def stop(self) -> None:
         """Sends no more; whoever still waits is refused, and may come back."""

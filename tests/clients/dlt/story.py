@@ -56,7 +56,7 @@ def by_cursor(**where: str) -> JSONResponseCursorPaginator:
 
 
 def detected() -> list[Any]:
-    """What dlt makes of the first answer without being told anything."""
+    """What dlt makes of the first answer without any hint."""
     listed = list(client.paginate(RECORDS, params={"page[size]": 2}))
     return [type(listed[0].paginator).__name__, [[record["name"] for record in page] for page in listed]]
 
@@ -169,7 +169,7 @@ step("delete object", lambda: send("DELETE", "custom_objects/dlt_car"))
 
 
 def limited() -> list[Any]:
-    """The limit as each of more requests than it takes was told; dlt waits where it must."""
+    """The limit as each of more requests than it takes was answered; dlt waits where it must."""
     hurried = RESTClient(f"{LIMITED_URL}/api/v2", auth=basic)
     few = [hurried.get("custom_objects") for _ in range(4)]
     return [(response.status_code, response.headers.get("X-Rate-Limit")) for response in few]

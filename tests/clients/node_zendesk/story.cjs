@@ -23,17 +23,17 @@ const records = (...more) => [...CARS, "records", ...more];
 const wrapped = (record) => ({ custom_object_record: record });
 
 async function step(name, doIt) {
-  const told = { step: name };
+  const reported = { step: name };
   try {
-    told.saw = await doIt();
+    reported.saw = await doIt();
   } catch (error) {
-    told.raised = error.constructor.name;
-    told.text = error.message;
-    told.statusCode = error.statusCode;
-    told.body = error.result;
+    reported.raised = error.constructor.name;
+    reported.text = error.message;
+    reported.statusCode = error.statusCode;
+    reported.body = error.result;
   }
-  console.log(JSON.stringify(told));
-  return told.saw;
+  console.log(JSON.stringify(reported));
+  return reported.saw;
 }
 
 // Every method resolves to {response, result}; a 204 to an error of the client's own that says so.

@@ -117,7 +117,7 @@ step("delete object", lambda: {"status": calls._delete(f"{CARS}.json").status_co
 
 
 def limited() -> list[Any]:
-    """The limit as each of more requests than it takes was told; zenpy waits where it must."""
+    """The limit as each of more requests than it takes was answered; zenpy waits where it must."""
     few = [calls._get(f"{LIMITED_URL}/api/v2/custom_objects.json", raw_response=True) for _ in range(4)]
     return [(response.status_code, response.headers.get("X-Rate-Limit")) for response in few]
 
