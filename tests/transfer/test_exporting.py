@@ -74,6 +74,7 @@ async def started(
     environment = os.environ | {
         "UPSERT_SVC_URL": url or api.running.address,
         "UPSERT_SVC_TOKEN": api.token,
+        "PYTHONUNBUFFERED": "",  # what stands in a buffer at the end is written then
     }
     command = [sys.executable, "-m", "upsert_svc", "export", object_key, *arguments]
     stderr = asyncio.subprocess.PIPE

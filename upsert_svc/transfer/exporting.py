@@ -69,9 +69,17 @@ def run(options: Options) -> Summary:
         with _output(options.path) as file:
             return uvloop.run(_export(file, options, chosen, search))
     except BrokenPipeError:
+        _discard_output()
         raise TransferFailed("The standard output was closed before the end") from None
     except OSError as error:
         raise TransferFailed(f"{error.filename or options.path}: {error.strerror or error}") from None
+
+
+def _discard_output() -> None:
+    """Drops what is still in the buffer of the standard output: at the exit it would fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 @contextlib.contextmanager
