@@ -45,7 +45,8 @@ EARLIER_NAMES = {
 def variable_of(name: str) -> str:
     """The environment variable that a setting comes from: where only its earlier name is set, that one."""
     variables = [f"{_PREFIX}{choice.upper()}" for choice in (name, EARLIER_NAMES.get(name, name))]
-    return next((variable for variable in variables if variable in os.environ), variables[0])
+    is_set = {variable.upper() for variable in os.environ}  # which are read in any case
+    return next((variable for variable in variables if variable in is_set), variables[0])
 
 
 def _renamed(name: str, **constraints: Any) -> Any:

@@ -227,3 +227,40 @@ async def test_objects_are_paged_both_ways_newest_last(api: Api) -> None:
         assert [[item["key"] for item in page] for page in pages] == [made[:2], made[2:4], made[4:]]
         found = (await alone.client.get(found["links"]["prev"])).json()
         assert found["custom_objects"] == pages[1]
+
+
+@pytest.mark.parametrize(
+    "query", ["page[size]=0", "page[after]=x&page[before]=y", "sort=zzz", "filter[ids]=" + "x," * 101]
+)
+@pytest.mark.parametrize("path", ["records", "records/autocomplete", "records/search"])
+async def test_a_missing_object_is_not_found_whatever_the_query(api: Api, path: str, query: str) -> None:
+    url = f"/custom_objects/no_such_object/{path}?query=x&{query}"
+    assert (await api.client.get(url)).status_code == 404
+
+
+async def test_a_missing_record_has_no_events_whatever_the_page(api: Api, key: str) -> None:
+    url = f"/custom_objects/{key}/records/{'0' * 26}/events"
+    assert (await api.client.get(url, params={"page[size]": 0})).status_code == 404
+    assert (await api.client.get(url, params={"page[size]": 0, "sort": "zzz"})).status_code == 400
+
+
+async def test_a_missing_object_has_no_export_whatever_the_start(api: Api) -> None:
+    url = "/incremental/custom_objects/no_such_object/cursor"
+    for query in ({}, {"start_time": "99999999999"}):
+        assert (await api.client.get(url, params=query)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "said"),
+    [
+        ("records", "sort=zzz&page[size]=0", "sort must be"),
+        ("records", "page[size]=0&filter[ids]=" + "x," * 101, r"page[size] must be"),
+        ("records/search", "page[size]=0", "query is needed"),
+    ],
+)
+async def test_of_several_faults_of_a_query_the_same_is_named(
+    api: Api, key: str, path: str, query: str, said: str
+) -> None:
+    response = await api.client.get(f"/custom_objects/{key}/{path}?{query}")
+    assert response.status_code == 400
+    assert response.json()["description"].startswith(said)

@@ -1,6 +1,7 @@
 """Endpoints of records; the upsert first."""
 
 from collections.abc import Mapping
+from dataclasses import replace as with_changes
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ from starlette.responses import Response
 
 from upsert_svc.api import responses
 from upsert_svc.api.conditions import conditions
-from upsert_svc.api.requests import Call, Query, comma_separated, page_request
+from upsert_svc.api.requests import Call, Query, comma_separated, missing_first, page_request
 from upsert_svc.errors import BadRequest, PreconditionFailed, RecordInvalid
 from upsert_svc.payloads import external_id_problem, name_problem, record_patch
 from upsert_svc.records.values import NEW, Identifier, Strategy, WriteRequest, WriteResult
@@ -100,14 +101,17 @@ async def autocomplete(call: Call) -> Response:
 
 
 async def _page(call: Call, query: Mapping[str, str], criteria: Criteria = None) -> Response:
-    is_for_words = isinstance(criteria, Words)
-    asked = RecordQuery(
-        criteria,
-        sort=query.get("sort", ""),
-        ids=None if is_for_words else comma_separated(query, "filter[ids]"),
-        external_ids=None if is_for_words else comma_separated(query, "filter[external_ids]"),
-    )
-    page = await call.service.search.page(call.principal, call.path("key"), page_request(query), asked)
+    async with missing_first(call.require_object):
+        asked = RecordQuery(criteria, sort=query.get("sort", ""))
+        asked.order()  # a wrong sort is refused before a wrong page
+        request = page_request(query)
+        if not isinstance(criteria, Words):
+            asked = with_changes(
+                asked,
+                ids=comma_separated(query, "filter[ids]"),
+                external_ids=comma_separated(query, "filter[external_ids]"),
+            )
+    page = await call.service.search.page(call.principal, call.path("key"), request, asked)
     return responses.page(call, "custom_object_records", page, responses.records(call, page.items), query)
 
 

@@ -3,8 +3,9 @@
 Refuses an unknown caller and a query that cannot be read, before anything else is looked at.
 """
 
+import contextlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
@@ -70,6 +71,10 @@ class Call:
             timeout_seconds=self.service.settings.body_timeout_seconds,
         )
 
+    async def require_object(self) -> None:
+        """Raises RecordNotFound unless there is the object that the path names."""
+        await self.service.definitions.current(self.principal.account_id, self.path("key"))
+
     def url(self, *parts: str) -> str:
         """An absolute address under /api/v2, as this caller reaches the service."""
         return "/".join((self.root_url(), *map(_quoted, parts)))
@@ -111,6 +116,16 @@ class Query(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+@contextlib.asynccontextmanager
+async def missing_first(look: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """What the block refuses with BadRequest is refused only where `look` finds what the path names."""
+    try:
+        yield
+    except BadRequest:
+        await look()  # which raises RecordNotFound
+        raise
 
 
 def page_request(query: Mapping[str, str]) -> PageRequest:

@@ -90,13 +90,11 @@ class History:
 
         Raises RecordNotFound, BadRequest.
         """
-        is_newest_first = _ORDERS.get(sort)
-        if is_newest_first is None:
-            raise BadRequest("sort must be created_at, -created_at, id or -id")
+        newest_first = is_newest_first(sort)
         await self._records.show(principal, object_key, record_id)
-        scope = f"events {principal.account_id} {record_id} {is_newest_first}"
+        scope = f"events {principal.account_id} {record_id} {newest_first}"
         window = self._cursors.window(scope, request)
-        is_descending = is_newest_first != window.is_backwards
+        is_descending = newest_first != window.is_backwards
         (position,) = window.position or (1 << 62 if is_descending else 0,)
         async with self._pool.connection() as connection:
             rows = await connection.fetch(
@@ -143,6 +141,14 @@ class History:
                 )
             )
         return _export_page(rows, request.size, position, lambda reached: self._cursors.sign(scope, reached))
+
+
+def is_newest_first(sort: str) -> bool:
+    """Whether events are asked for in the opposite of their order. Raises BadRequest for an unknown sort."""
+    try:
+        return _ORDERS[sort]
+    except KeyError:
+        raise BadRequest("sort must be created_at, -created_at, id or -id") from None
 
 
 def _export_page(

@@ -45,6 +45,13 @@ class Words:
 
     text: str
 
+    def __post_init__(self) -> None:
+        """Raises BadRequest for no text, or too much."""
+        if not self.text.strip():
+            raise BadRequest("query is needed: words, or * for all records")
+        if len(self.text) > QUERY_LIMIT:
+            raise BadRequest(f"query is longer than {QUERY_LIMIT} characters")
+
     @property
     def is_everything(self) -> bool:
         """Whether all records are asked for."""
@@ -110,8 +117,6 @@ class Search:
         another definition: then it is looked for again. Raises RecordNotFound, BadRequest, and
         ServiceUnavailable when the definition keeps changing.
         """
-        if isinstance(query.criteria, Words):
-            _require_text(query.criteria)
         definition = await self._definitions.get(principal.account_id, object_key)
         for _ in range(DEFINITION_ATTEMPTS):
             refusal: BadRequest | None = None
@@ -312,10 +317,3 @@ def _completing(
 
 def _ids(definition: Definition) -> dict[str, int]:
     return {"account_id": definition.account_id, "object_id": definition.object_id}
-
-
-def _require_text(criteria: Words) -> None:
-    if not criteria.text.strip():
-        raise BadRequest("query is needed: words, or * for all records")
-    if len(criteria.text) > QUERY_LIMIT:
-        raise BadRequest(f"query is longer than {QUERY_LIMIT} characters")
