@@ -71,7 +71,7 @@ async def migrate(url: str) -> list[str]:
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(_CREATE_LEDGER)
         applied = await _apply_schema(connection)
-        applied += [name for file in functions() if (name := await _apply_functions(connection, file))]
+        applied += [_name_of(file) for file in functions() if await _apply_functions(connection, file)]
         await _require_known_types(connection)
         if await connection.fetchval(_ARE_CHANGES_AHEAD):
             await connection.execute(_REBASE)
@@ -120,11 +120,12 @@ async def _require_known_types(connection: Connection) -> None:
 async def _apply_schema(connection: Connection) -> list[str]:
     """Makes the tables of a new database at once, and brings those of another one there step by step."""
     if not await connection.fetchval("select exists (select from schema_migrations)"):
-        for name in ("functions/values.sql", "schema.sql"):
-            await connection.execute(_text(statements.DIRECTORY / name))
+        needed, *_ = functions()  # by the tables
+        await _apply_functions(connection, needed)
+        await connection.execute(_text(statements.DIRECTORY / "schema.sql"))
         for step in steps():
             await _note(connection, step.stem, _digest(_text(step)))
-        return ["schema"]
+        return [_name_of(needed), "schema"]
     return [step.stem for step in steps() if await _apply_step(connection, step)]
 
 
@@ -139,14 +140,18 @@ async def _apply_step(connection: Connection, step: Path) -> bool:
     return applied is None
 
 
-async def _apply_functions(connection: Connection, file: Path) -> str | None:
-    """The name of the file, if it is not the one that was applied last."""
-    name, text = f"functions/{file.stem}", _text(file)
-    if await _noted(connection, name) == _digest(text):
-        return None
+async def _apply_functions(connection: Connection, file: Path) -> bool:
+    """Whether the file is another one than was applied last."""
+    text = _text(file)
+    if await _noted(connection, _name_of(file)) == _digest(text):
+        return False
     await connection.execute(text)
-    await _note(connection, name, _digest(text))
-    return name
+    await _note(connection, _name_of(file), _digest(text))
+    return True
+
+
+def _name_of(functions_file: Path) -> str:
+    return f"functions/{functions_file.stem}"
 
 
 def _text(file: Path) -> str:

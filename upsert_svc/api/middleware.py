@@ -70,7 +70,7 @@ class Middleware:
         scope["app"] = self._app
         handle = self._fast_router.handler(scope)
         if self._limiter is not None:
-            handle, send = await self._limiter.validate(handle, scope, send)
+            handle, send = await self._limiter.admit(handle, scope, send)
         if handle is not None:
             response = await _answer_fast(handle, scope, receive, request_id)
             response.raw_headers.append((b"x-request-id", request_id))

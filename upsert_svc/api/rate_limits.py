@@ -18,7 +18,7 @@ class Limiter:
     def __init__(self, rate_limits: RateLimits) -> None:
         self._rate_limits = rate_limits
 
-    async def validate(self, handle: Handler | None, scope: Scope, send: Send) -> tuple[Handler | None, Send]:
+    async def admit(self, handle: Handler | None, scope: Scope, send: Send) -> tuple[Handler | None, Send]:
         """What is to answer the request, None for the router, and where its answer is sent."""
         if scope["path"] in health.ENDPOINTS:
             return handle, send

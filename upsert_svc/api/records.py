@@ -1,7 +1,7 @@
 """Endpoints of records; the upsert first."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace as with_changes
 from datetime import UTC, datetime
 from typing import Any
 
@@ -106,7 +106,7 @@ async def _page(call: Call, query: Mapping[str, str], criteria: Criteria = None)
         asked.order()  # a wrong sort is refused before a wrong page
         request = page_request(query)
         if not isinstance(criteria, Words):
-            asked = with_changes(
+            asked = dataclasses.replace(
                 asked,
                 ids=comma_separated(query, "filter[ids]"),
                 external_ids=comma_separated(query, "filter[external_ids]"),
