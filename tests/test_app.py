@@ -79,6 +79,29 @@ async def test_a_log_line_has_the_route_and_none_of_the_callers_data(
         assert canary not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "is_known"),
+    [
+        ("GET", "/custom_objects", True),
+        ("HEAD", "/custom_objects", True),
+        ("GET", "/custom_objects/no_such_object", True),
+        ("POST", "/custom_objects", True),  # an agent may not
+        ("GET", "/no_such_path", False),
+        ("PURGE", "/custom_objects", False),
+    ],
+)
+async def test_the_log_line_names_the_account_of_a_known_caller(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, method: str, path: str, is_known: bool
+) -> None:
+    caplog.set_level(logging.INFO, logger="upsert_svc.requests")
+    async with running(await cluster.new_database(), log_requests=True) as service:
+        api = Api(service, await service.token(role="agent"))
+        async with api.client:
+            await api.client.request(method, path)
+    line = json.loads(caplog.records[-1].message)
+    assert (line["method"], line["account_id"]) == (method, 1 if is_known else None)
+
+
 async def test_requests_under_way_are_answered_before_the_service_stops(cluster: Cluster) -> None:
     url = await cluster.new_database()
     peer = await asyncpg.connect(url)
