@@ -104,7 +104,13 @@ def serve(
             typer.echo(demo.introduction(f"http://{host}:{port}", token))
         else:
             typer.echo(f"Serving at http://{host}:{port}")
-        server.run(host, port, workers=workers, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
+        server.run(
+            host,
+            port,
+            workers=workers,
+            delay_seconds=settings.shutdown_delay_seconds,
+            shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+        )
 
 
 def _prepare(owner_url: str, settings: Settings) -> None:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import httpx
-import uvicorn
 from pydantic import SecretStr
 
 from upsert_svc import app, migrations, server
@@ -76,7 +75,7 @@ def databases_of_a_test() -> Iterator[None]:
     del _databases[kept:]
 
 
-class _QuietServer(uvicorn.Server):
+class _QuietServer(server.GracefulServer):
     """Leaves the signals to pytest."""
 
     @contextlib.contextmanager
@@ -124,7 +123,7 @@ async def running(database_url: str, **settings: Any) -> AsyncIterator[Running]:
     listening.listen(128)
     asgi = app.create(chosen)
     options = server.options(shutdown_timeout_seconds=chosen.shutdown_timeout_seconds) | {"loop": "none"}
-    http_server = _QuietServer(uvicorn.Config(asgi, lifespan="on", **options))
+    http_server = _QuietServer(server.StoppingConfig(asgi, delay_seconds=0, lifespan="on", **options))
     task = asyncio.create_task(http_server.serve(sockets=[listening]))
     while not http_server.started:
         if task.done():
