@@ -63,13 +63,15 @@ def _settings(data_dir: Path | None, database_url: str | None) -> Settings:
 
 
 @contextlib.contextmanager
-def _database_url(settings: Settings) -> Iterator[str]:
+def _database_url(settings: Settings, *, is_watched: bool = False) -> Iterator[str]:
     """The URL of the database: the one set, else that of the embedded server, which runs meanwhile."""
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
     with embedded.start(settings.data_dir) as server:
-        yield server.url
+        server.let_workers_hold()
+        with server.watched() if is_watched else contextlib.nullcontext():
+            yield server.url
 
 
 @contextlib.contextmanager
@@ -83,7 +85,7 @@ def _owner_url(settings: Settings) -> Iterator[str]:
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen at")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at")] = 8080,
     workers: Annotated[int, typer.Option(min=1, help="How many processes answer")] = 1,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -95,16 +97,19 @@ def serve(
     settings = _settings(data_dir, database_url)
     # Ctrl-C and SIGTERM both unwind to here, so that the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.suppress(KeyboardInterrupt), _database_url(settings) as url:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        server.bound(host, port) as sockets,
+        _database_url(settings, is_watched=True) as url,
+    ):
         os.environ["UPSERT_SVC_DATABASE_URL"] = url  # the workers read it
         owner_url = settings.migration_database_url
         _prepare(owner_url.get_secret_value() if owner_url else url, settings)
-        if with_demo:
-            token = asyncio.run(demo.prepare(settings, url, settings.data_dir / "demo-token"))
-            typer.echo(demo.introduction(f"http://{host}:{port}", token))
-        else:
-            typer.echo(f"Serving at http://{host}:{port}")
-        server.run(host, port, workers=workers, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
+        token = with_demo and asyncio.run(demo.prepare(settings, url, settings.data_dir / "demo-token"))
+        server.listen(sockets)
+        address = f"http://{host}:{sockets[0].getsockname()[1]}"
+        typer.echo(demo.introduction(address, token) if token else f"Serving at {address}")
+        server.run(sockets, workers=workers, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
 
 
 def _prepare(owner_url: str, settings: Settings) -> None:
@@ -124,7 +129,8 @@ def work(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
             asyncio.get_running_loop().add_signal_handler(signal_number, is_stopped.set)
         await worker.work(settings, url, is_stopped)
 
-    with _database_url(settings) as url:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with _database_url(settings, is_watched=True) as url:
         owner_url = settings.migration_database_url
         _prepare(owner_url.get_secret_value() if owner_url else url, settings)
         typer.echo("Working")
@@ -275,7 +281,12 @@ def main() -> None:
     """The entry point; a mistake of the operator's is a line, not a traceback."""
     try:
         app()
-    except (embedded.EmbeddedError, migrations.MigrationError, UnreachableDatabase) as error:
+    except (
+        embedded.EmbeddedError,
+        migrations.MigrationError,
+        server.AddressTaken,
+        UnreachableDatabase,
+    ) as error:
         sys.exit(str(error))
     except ValidationError as error:
         sys.exit("\n".join(_setting_problem(item) for item in error.errors()))

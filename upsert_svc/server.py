@@ -1,14 +1,23 @@
 """Runs the application under uvicorn: the loop, the workers, bounds for the headers."""
 
 import asyncio
+import contextlib
+import errno
+import socket
+import sys
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
 
 from upsert_svc.errors import BadRequest
+
+BACKLOG = 2048
 
 
 class _WholeAnswers:
@@ -147,13 +156,78 @@ def options(*, shutdown_timeout_seconds: int) -> dict[str, Any]:
     }
 
 
-def run(host: str, port: int, *, workers: int, shutdown_timeout_seconds: int) -> None:
+_ELSEWHERE = "Choose another address with --host or --port."
+_ADVICE = {
+    errno.EADDRINUSE: "Another process listens there: end it, or choose another port with --port.",
+    errno.EACCES: "Ports below 1024 are for root: choose another one with --port.",
+}
+
+
+class AddressTaken(Exception):
+    """The service cannot listen where it was told to; the message says why, and what to do."""
+
+
+@contextlib.contextmanager
+def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Sockets at all addresses of a host, taken and not yet listened at. Raises AddressTaken.
+
+    So nothing is started, migrated or said before the port is ours, and nobody is let in before all is ready.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, kind, protocol, _, address in dict.fromkeys(found):
+                sockets.append(one := socket.socket(family, kind, protocol))
+                _bind(one, address, port or sockets[0].getsockname()[1])
+        except OSError as error:
+            raise _address_taken(host, port, error) from error
+        yield sockets
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _bind(one: socket.socket, address: Any, port: int) -> None:
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a restart would wait for a minute
+    if one.family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the other family has a socket of its own
+    one.bind((address[0], port, *address[2:]))
+
+
+def listen(sockets: Sequence[socket.socket]) -> None:
+    """Lets callers in. Raises AddressTaken when another process listens there since."""
+    for one in sockets:
+        host, port, *_ = one.getsockname()
+        try:
+            one.listen(BACKLOG)
+        except OSError as error:
+            raise _address_taken(host, port, error) from error
+
+
+def _address_taken(host: str, port: int, error: OSError) -> AddressTaken:
+    reason = (error.strerror or str(error)).lower()
+    return AddressTaken(
+        f"Cannot listen at {host} port {port}: {reason}. {_ADVICE.get(error.errno or 0, _ELSEWHERE)}"
+    )
+
+
+def run(sockets: Sequence[socket.socket], *, workers: int, shutdown_timeout_seconds: int) -> None:
     """Serves until a signal; each worker makes the application anew, from the environment."""
-    uvicorn.run(
-        "upsert_svc.app:create",
+    config = uvicorn.Config(
+        "upsert_svc.workers:create" if workers > 1 else "upsert_svc.app:create",
         factory=True,
-        host=host,
-        port=port,
         workers=workers,
         **options(shutdown_timeout_seconds=shutdown_timeout_seconds),
     )
+    if workers > 1:
+        supervisor = Multiprocess(config, list(sockets))
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            sys.exit(STARTUP_FAILURE)
+        return
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(list(sockets))
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
