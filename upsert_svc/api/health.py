@@ -10,14 +10,13 @@ from upsert_svc.api.responses import JsonResponse
 
 
 async def alive(_scope: Scope, _receive: Receive) -> Response:
-    """Answers while the process lives."""
+    """Answers while the process lives. One that cannot hope to do its work again ends by itself."""
     return JsonResponse({"status": "ok"})
 
 
 async def ready(scope: Scope, _receive: Receive) -> Response:
-    """Answers while the database does; 503 otherwise."""
-    async with scope["app"].state.service.database.lookups.connection() as connection:
-        await connection.execute("select 1")
+    """Answers while the database can be written; 503 otherwise, which says why."""
+    await scope["app"].state.readiness.check()
     return JsonResponse({"status": "ok"})
 
 

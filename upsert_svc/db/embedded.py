@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from upsert_svc.db.embedded_cluster import BINDIR_VARIABLE, DATABASE, OWNER, find_postgres
+from upsert_svc.db.embedded_access import DATABASE, OWNER
+from upsert_svc.db.embedded_cluster import BINDIR_VARIABLE, find_postgres
 from upsert_svc.db.embedded_home import EmbeddedError, Home
 from upsert_svc.db.embedded_watch import Watch
+from upsert_svc.db.pools import SERVICE_ROLE
 
 if sys.platform != "win32":
     import fcntl
@@ -27,13 +29,21 @@ _HELD_VARIABLE = "UPSERT_SVC_EMBEDDED_DATA_DIR"  # from a process that serves to
 
 @dataclass(frozen=True)
 class Server:
-    """One reference to the running server; a context manager that calls `stop` at its end."""
+    """One reference to the running server; a context manager that calls `stop` at its end.
+
+    `url` is that of the owner, a superuser. The service has a login of its own, which owns nothing.
+    """
 
     url: str
     data_dir: Path
     log_file: Path
     is_durable: bool
     _reference: IO[bytes] = field(repr=False, compare=False)
+
+    @property
+    def service_url(self) -> str:
+        """The URL of the service's login."""
+        return self.url.replace(f"//{OWNER}@", f"//{SERVICE_ROLE}@", 1)
 
     def stop(self) -> None:
         """Drop the reference; the last user stops the server in fast mode (120 s at most). Idempotent."""

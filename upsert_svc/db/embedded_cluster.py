@@ -17,6 +17,7 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -27,14 +28,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from upsert_svc.db import embedded_home
+from upsert_svc.db import embedded_access, embedded_home
+from upsert_svc.db.embedded_access import DATABASE, OWNER
 from upsert_svc.db.embedded_home import Home, flock
 
 if sys.platform != "win32":
     import pwd
 
 BINDIR_VARIABLE = "UPSERT_SVC_PG_BINDIR"
-OWNER, DATABASE, PORT = "upsert_owner", "upsert_svc", 5432
+PORT = 5432
 OLDEST_MAJOR = 18
 SOCKET_PATH_BYTES = 103  # of macOS, which has the shortest: 104 with the final zero
 OPEN_TO_ALL = Path("/var/lib/upsert-svc"), Path("/tmp")  # noqa: S108 (the name in it is checked)
@@ -46,7 +48,7 @@ UNUSED = shutil.ignore_patterns("include", "doc", "*.a", "*.py", "*.pyc")
 CTYPE = "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"
 INITDB = f"""
     --username={OWNER} --encoding=UTF8 --locale-provider=builtin --builtin-locale=C.UTF-8 --locale=C
-    --lc-ctype={CTYPE} --auth-local=trust --auth-host=scram-sha-256 --pwfile=../password --no-instructions
+    --lc-ctype={CTYPE} --auth-local=peer --auth-host=scram-sha-256 --pwfile=../password --no-instructions
 """.split()
 SETTINGS = f"""
     listen_addresses= port={PORT} unix_socket_permissions=0700 timezone=UTC log_timezone=UTC
@@ -58,6 +60,7 @@ NOT_DURABLE = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
 PREPARE = f"""
     select 'create database {DATABASE}'
     where not exists (select from pg_database where datname = '{DATABASE}') \\gexec
+    {embedded_access.GRANTS}
     show fsync;
 """  # noqa: S608 (made of constants)
 
@@ -84,12 +87,13 @@ class Postgres:
     hidden: bool  # that user cannot reach the data directory by its path
 
     def serve(self, durable: bool) -> str:
-        """Have a running server with our database; returns its URL."""
+        """Have a running server with our database; returns the URL of its owner."""
         home = self.home
         self._check_or_make_cluster(durable)
         host, port = self.run(durable)
         connection = ("-U", OWNER, "-h", host, "-p", port, "-d", "postgres")
-        done = self._run(home.pgdata, "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", *connection, script=PREPARE)
+        psql = ("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", *connection)
+        done = self._run(home.pgdata, *psql, script=PREPARE, is_server=False)
         if done.returncode != 0:
             raise home.error(f"the database {DATABASE} cannot be made: {done.stderr.strip()}")
         if durable and done.stdout.split() != ["on"]:
@@ -99,6 +103,10 @@ class Postgres:
 
     def run(self, durable: bool) -> tuple[str, str]:
         """Have the server of a cluster that is there take connections; returns its address."""
+        users = {0, (self.home.data_dir / "start.lock").stat().st_uid}
+        is_changed = embedded_access.restrict(self.home.pgdata, users)
+        if is_changed and (pid := self.home.server_pid()) is not None:
+            os.kill(pid, signal.SIGHUP)  # an earlier version started it
         begun = time.monotonic()
 
         def ready() -> tuple[str, str] | None:
@@ -204,12 +212,12 @@ class Postgres:
         return "-D", "/proc/self/cwd" if self.hidden else str(cwd)
 
     def _run(
-        self, cwd: Path, program: str, *args: str, script: str | None = None
+        self, cwd: Path, program: str, *args: str, script: str | None = None, is_server: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run a program inside a directory. Its output goes to the log, or with a script comes back."""
         with self._log() as log:
             output = log if script is None else subprocess.PIPE
-            with self._begin(cwd, (program, *args), output, stdin=subprocess.PIPE) as process:
+            with self._begin(cwd, (program, *args), output, is_server, stdin=subprocess.PIPE) as process:
                 try:
                     out, err = process.communicate(script or "", timeout=embedded_home.START_SECONDS + 10)
                 except BaseException:
@@ -221,14 +229,21 @@ class Postgres:
         return os.fdopen(os.open(self.home.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 
     def _begin(
-        self, cwd: Path, command: Sequence[str], output: IO[bytes] | int, **options: Any
+        self,
+        cwd: Path,
+        command: Sequence[str],
+        output: IO[bytes] | int,
+        is_server: bool = True,
+        **options: Any,
     ) -> subprocess.Popen[str]:
-        """A program as the server's user. The server itself would keep a pipe open for ever."""
+        """A program as the server's user or as ours. The server itself would keep a pipe open for ever."""
         program, *args = command
+        if is_server:
+            groups: list[int] | None = None if os.geteuid() else []
+            options |= {"user": self.user.uid, "group": self.user.gid, "extra_groups": groups}
         return subprocess.Popen(
             [str(self.bindir / program), *args], cwd=cwd, env=ENVIRONMENT, umask=0o077,
-            stdout=output, stderr=output, text=True, encoding="utf-8", start_new_session=True,
-            user=self.user.uid, group=self.user.gid, extra_groups=None if os.geteuid() else [], **options,
+            stdout=output, stderr=output, text=True, encoding="utf-8", start_new_session=True, **options,
         )  # fmt: skip
 
 
