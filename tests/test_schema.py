@@ -171,7 +171,7 @@ async def test_every_constraint_is_answered_or_known_to_be_out_of_a_callers_reac
         "counters_object_id_fkey", "records_name_check", "records_external_id_check", "records_number_check",
         "records_number_key", "changes_kind_check",
         "idempotency_keys_account_id_fkey", "jobs_account_id_fkey", "jobs_job_id_check",
-        "jobs_action_check", "jobs_progress_check", "jobs_status_check",
+        "jobs_action_check", "jobs_progress_check", "jobs_status_check", "readiness_is_only_check",
     }  # fmt: skip
     assert {row["name"] for row in rows} == guards | set(errors.CONSTRAINTS)
 

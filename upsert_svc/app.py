@@ -21,6 +21,7 @@ from upsert_svc.db.pools import Database, connected
 from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
 from upsert_svc.jobs import worker
 from upsert_svc.migrations import CURSOR_KEY
+from upsert_svc.readiness import Readiness
 from upsert_svc.search import backfill
 from upsert_svc.service import compose
 from upsert_svc.settings import Settings
@@ -43,6 +44,7 @@ def create(settings: Settings | None = None) -> Middleware:
             service = compose(settings, database, await _cursor_key(settings, database))
             service.write_batcher.start()
             app.state.service = service
+            app.state.readiness = Readiness(database.lookups)
             background = [asyncio.create_task(work.run(database.main)) for work in (purge, backfill)]
             working = worker.running(settings, url, service.definitions)
             _spare_the_collector()

@@ -2,26 +2,23 @@
 
 import asyncio
 import contextlib
-import os
-import signal
+import errno
 import socket
 import sys
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER as CLOSE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import multiprocess
 
 from upsert_svc.errors import BadRequest
+from upsert_svc.stopping import GracefulServer, StoppingConfig
 
-_TICK_SECONDS = 0.1
-_LINGER_SECONDS = 0.5
-_REFUSAL_SECONDS = 2.0
+BACKLOG = 2048
 
 
 class _WholeAnswers:
@@ -146,127 +143,74 @@ class BoundedHttp(HttpToolsProtocol):
             self._deadline = None
 
 
-class Application(Protocol):
-    """What the server tells the application that it serves, when it is to stop."""
+def options(*, shutdown_timeout_seconds: int) -> dict[str, Any]:
+    """What the service asks of uvicorn, beside an application and an address."""
+    return {
+        "loop": "uvloop",
+        "http": BoundedHttp,
+        "ws": "none",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "log_level": "warning",
+        "timeout_graceful_shutdown": shutdown_timeout_seconds,
+    }
 
-    def begin_stop(self) -> None:
-        """No longer ready; requests are answered as before."""
 
-    async def refuse_waiting(self) -> None:
-        """Whatever still waits is refused now, and what begins from now on."""
+_ELSEWHERE = "Choose another address with --host or --port."
+_ADVICE = {
+    errno.EADDRINUSE: "Another process listens there: end it, or choose another port with --port.",
+    errno.EACCES: "Ports below 1024 are for root: choose another one with --port.",
+}
 
 
-class GracefulServer(uvicorn.Server):
-    """Stops without cutting off anybody whose request was taken.
+class AddressTaken(Exception):
+    """The service cannot listen where it was told to; the message says why, and what to do."""
 
-    After SIGTERM it serves on for the delay of `config`, told as not ready and each answer the last of its
-    connection, so that load balancers turn to others. Then it accepts no more and ends what is under way;
-    what waits at the end of its time is told 503.
+
+@contextlib.contextmanager
+def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Sockets at all addresses of a host, taken and not yet listened at. Raises AddressTaken.
+
+    So nothing is started, migrated or said before the port is ours, and nobody is let in before all is ready.
     """
-
-    config: "StoppingConfig"
-    _is_stopping = False
-
-    async def on_tick(self, counter: int) -> bool:
-        is_over = await super().on_tick(counter)
-        if self._is_stopping:
-            self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
-        return is_over
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        application: Application = self.config.loaded_app
-        self._is_stopping = True
-        application.begin_stop()
-        delay_seconds = 0 if self._is_interrupted() else self.config.delay_seconds
-        await self._serve_on(delay_seconds)
-        await self._accept_no_more(sockets or [])
-        await self._has_ended(min(_LINGER_SECONDS, delay_seconds))  # some have yet to send what they came for
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        if not await self._has_ended(self.config.timeout_graceful_shutdown or 0):
-            await application.refuse_waiting()
-            if not await self._has_ended(_REFUSAL_SECONDS):
-                await self._cut_off()
-        if not self.force_exit:
-            await self.lifespan.shutdown()
-
-    def _is_interrupted(self) -> bool:
-        """Whether somebody at the keyboard waits for the end."""
-        return signal.SIGINT in self._captured_signals
-
-    async def _serve_on(self, seconds: float) -> None:
-        for tick in range(round(seconds / _TICK_SECONDS)):
-            await self.on_tick(tick)
-            self._end_connections_with_their_answers()
-            await asyncio.sleep(_TICK_SECONDS)
-        await self.on_tick(0)  # whose header those bear that are accepted last
-        self._end_connections_with_their_answers()
-
-    def _end_connections_with_their_answers(self) -> None:
-        for connection in self.server_state.connections:
-            cycle: Any = connection.cycle  # type: ignore[union-attr]
-            if cycle is not None and not cycle.response_started:
-                cycle.keep_alive = False
-
-    async def _accept_no_more(self, sockets: Sequence[socket.socket]) -> None:
-        """Takes over whoever has connected, and closes the sockets that others would connect to."""
-        listening = list(sockets) or [each for server in self.servers for each in server.sockets]
-        accepted = [connection for each in listening for connection in _accepted(each)]
-        for server in self.servers:
-            server.close()
-        for each in sockets:
-            each.close()
-        loop = asyncio.get_running_loop()
-        for connection in accepted:
-            with contextlib.suppress(OSError):
-                await loop.connect_accepted_socket(self._protocol, connection)
-
-    def _protocol(self) -> Any:
-        protocol: Any = self.config.http_protocol_class
-        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-
-    async def _has_ended(self, seconds: float) -> bool:
-        """Whether all that is under way has ended within a time."""
+    sockets: list[socket.socket] = []
+    try:
         try:
-            async with asyncio.timeout(seconds):
-                while self._is_busy():  # noqa: ASYNC110 (uvicorn tells nobody)
-                    await asyncio.sleep(_TICK_SECONDS / 4)
-        except TimeoutError:
-            return False
-        return True
-
-    def _is_busy(self) -> bool:
-        return not self.force_exit and bool(self.server_state.connections or self.server_state.tasks)
-
-    async def _cut_off(self) -> None:
-        """Gives up who does not take an answer, and tells the rest 503."""
-        for connection in list(self.server_state.connections):
-            cycle: Any = connection.cycle  # type: ignore[union-attr]
-            if cycle is None or cycle.response_started:
-                connection.transport.abort()
-        await asyncio.sleep(0)  # or their requests would be taken for failed ones
-        for task in self.server_state.tasks:
-            task.cancel()
-        await self._has_ended(_REFUSAL_SECONDS)
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, kind, protocol, _, address in dict.fromkeys(found):
+                sockets.append(one := socket.socket(family, kind, protocol))
+                _bind(one, address, port or sockets[0].getsockname()[1])
+        except OSError as error:
+            raise _address_taken(host, port, error) from error
+        yield sockets
+    finally:
+        for one in sockets:
+            one.close()
 
 
-def _accepted(listening: Any) -> Iterator[socket.socket]:
-    """The connections that nobody has accepted yet."""
-    with socket.socket(fileno=os.dup(listening.fileno())) as own:
-        own.setblocking(False)
-        with contextlib.suppress(OSError):  # there are no more
-            while True:
-                connection, _ = own.accept()
-                connection.setblocking(False)
-                yield connection
+def _bind(one: socket.socket, address: Any, port: int) -> None:
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a restart would wait for a minute
+    if one.family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the other family has a socket of its own
+    one.bind((address[0], port, *address[2:]))
 
 
-class StoppingConfig(uvicorn.Config):
-    """uvicorn's configuration, and how long to serve on after a signal to stop."""
+def listen(sockets: Sequence[socket.socket]) -> None:
+    """Lets callers in. Raises AddressTaken when another process listens there since."""
+    for one in sockets:
+        host, port, *_ = one.getsockname()
+        try:
+            one.listen(BACKLOG)
+        except OSError as error:
+            raise _address_taken(host, port, error) from error
 
-    def __init__(self, app: Any, *, delay_seconds: float, **options: Any) -> None:
-        super().__init__(app, **options)
-        self.delay_seconds = delay_seconds
+
+def _address_taken(host: str, port: int, error: OSError) -> AddressTaken:
+    reason = (error.strerror or str(error)).lower()
+    return AddressTaken(
+        f"Cannot listen at {host} port {port}: {reason}. {_ADVICE.get(error.errno or 0, _ELSEWHERE)}"
+    )
 
 
 class _Worker(multiprocess.Process):
@@ -288,36 +232,26 @@ class _Supervisor(multiprocess.Multiprocess):
         super().terminate_all()
 
 
-def options(*, shutdown_timeout_seconds: int) -> dict[str, Any]:
-    """What the service asks of uvicorn, beside an application and an address."""
-    return {
-        "loop": "uvloop",
-        "http": BoundedHttp,
-        "ws": "none",
-        "access_log": False,
-        "server_header": False,
-        "proxy_headers": False,
-        "log_level": "warning",
-        "timeout_graceful_shutdown": shutdown_timeout_seconds,
-    }
-
-
-def run(host: str, port: int, *, workers: int, shutdown_timeout_seconds: int, delay_seconds: float) -> None:
+def run(
+    sockets: Sequence[socket.socket], *, workers: int, delay_seconds: float, shutdown_timeout_seconds: int
+) -> None:
     """Serves until a signal; each worker makes the application anew, from the environment."""
     config = StoppingConfig(
-        "upsert_svc.app:create",
+        "upsert_svc.workers:create" if workers > 1 else "upsert_svc.app:create",
         factory=True,
-        host=host,
-        port=port,
         workers=workers,
         delay_seconds=delay_seconds,
         **options(shutdown_timeout_seconds=shutdown_timeout_seconds),
     )
-    if workers == 1:
-        server = GracefulServer(config)
-        server.run()
-        if not server.started:
+    if workers > 1:
+        multiprocess.Process = _Worker  # type: ignore[misc]  # what the supervisor makes its workers of
+        supervisor = _Supervisor(config, list(sockets))
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             sys.exit(STARTUP_FAILURE)
         return
-    multiprocess.Process = _Worker  # type: ignore[misc]  # what the supervisor makes its workers of
-    _Supervisor(config, sockets=[config.bind_socket()]).run()
+    server = GracefulServer(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(list(sockets))
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)

@@ -15,9 +15,10 @@ import asyncpg
 import httpx
 from pydantic import SecretStr
 
-from upsert_svc import app, migrations, server
+from upsert_svc import app, migrations, server, stopping
 from upsert_svc.accounts import tokens
-from upsert_svc.db.pools import owner_transaction
+from upsert_svc.db.embedded import OWNER
+from upsert_svc.db.pools import SERVICE_ROLE, owner_transaction
 from upsert_svc.service import Service
 from upsert_svc.settings import Settings
 
@@ -75,7 +76,7 @@ def databases_of_a_test() -> Iterator[None]:
     del _databases[kept:]
 
 
-class _QuietServer(server.GracefulServer):
+class _QuietServer(stopping.GracefulServer):
     """Leaves the signals to pytest."""
 
     @contextlib.contextmanager
@@ -85,7 +86,7 @@ class _QuietServer(server.GracefulServer):
 
 @dataclass(frozen=True)
 class Running:
-    """A service that answers at an address, and the URL of its database."""
+    """A service that answers at an address; its database has the URL of the owner, which is not its login."""
 
     address: str
     database_url: str
@@ -115,7 +116,8 @@ async def owner_of(database_url: str) -> AsyncIterator[Any]:
 @contextlib.asynccontextmanager
 async def running(database_url: str, **settings: Any) -> AsyncIterator[Running]:
     """A real server on a port of its own, in this process."""
-    chosen = Settings(database_url=SecretStr(database_url), **settings)
+    service_url = database_url.replace(f"//{OWNER}@", f"//{SERVICE_ROLE}@")
+    chosen = Settings(database_url=SecretStr(service_url), **settings)
     await migrations.bootstrap(database_url, chosen)
     # the protocol is named so that asyncio turns Nagle's algorithm off, as it does for sockets of its own
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -123,7 +125,7 @@ async def running(database_url: str, **settings: Any) -> AsyncIterator[Running]:
     listening.listen(128)
     asgi = app.create(chosen)
     options = server.options(shutdown_timeout_seconds=chosen.shutdown_timeout_seconds) | {"loop": "none"}
-    http_server = _QuietServer(server.StoppingConfig(asgi, delay_seconds=0, lifespan="on", **options))
+    http_server = _QuietServer(stopping.StoppingConfig(asgi, delay_seconds=0, lifespan="on", **options))
     task = asyncio.create_task(http_server.serve(sockets=[listening]))
     while not http_server.started:
         if task.done():
