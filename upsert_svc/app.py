@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,6 +20,7 @@ from upsert_svc.api.rate_limits import Limiter
 from upsert_svc.api.routes import routes
 from upsert_svc.db.pools import Database, connected
 from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
+from upsert_svc.http import limits
 from upsert_svc.jobs import worker
 from upsert_svc.migrations import CURSOR_KEY
 from upsert_svc.readiness import Readiness
@@ -39,7 +41,7 @@ def create(settings: Settings | None = None) -> Middleware:
     url = settings.database_url.get_secret_value()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         async with connected(settings, url) as database:
             service = compose(settings, database, await _cursor_key(settings, database))
             service.write_batcher.start()
@@ -50,7 +52,7 @@ def create(settings: Settings | None = None) -> Middleware:
             _spare_the_collector()
             try:
                 async with working if settings.run_jobs else contextlib.nullcontext():
-                    yield
+                    yield {limits.STATE: limits.of(settings)}
             finally:
                 for task in background:
                     task.cancel()

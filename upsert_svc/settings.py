@@ -87,6 +87,10 @@ class Settings(BaseSettings):
     shutdown_timeout_seconds: int = Field(default=20, ge=1)
     token_ttl_seconds: float = Field(default=1, ge=0, le=1)
 
+    connection_limit: int = Field(default=1000, ge=10)
+    request_limit: int = Field(default=1000, ge=2)
+    write_timeout_seconds: float = Field(default=10, gt=0)
+
     object_limit: int = Field(default=10_000, ge=1)
     record_limit: int = Field(default=50_000_000, ge=1)
     field_limit: int = Field(default=100, ge=1)

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import uvicorn
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER as CLOSE
+
+from upsert_svc.http.protocol import close_after_answers, traffic_of
 
 _TICK_SECONDS = 0.1
 _LINGER_SECONDS = 0.5
+_SILENCE_SECONDS = 3.0
 _REFUSAL_SECONDS = 2.0
 
 
@@ -35,22 +37,14 @@ class GracefulServer(uvicorn.Server):
     """
 
     config: "StoppingConfig"
-    _is_stopping = False
-
-    async def on_tick(self, counter: int) -> bool:
-        is_over = await super().on_tick(counter)
-        if self._is_stopping:
-            self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
-        return is_over
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         application: Application = self.config.loaded_app
-        self._is_stopping = True
         application.begin_stop()
         delay_seconds = 0 if self._is_interrupted() else self.config.delay_seconds
         await self._serve_on(delay_seconds)
         await self._accept_no_more(sockets or [])
-        await self._has_ended(min(_LINGER_SECONDS, delay_seconds))  # some have yet to send what they came for
+        await self._hear_out(delay_seconds)
         for connection in list(self.server_state.connections):
             connection.shutdown()
         if not await self._has_ended(self.config.timeout_graceful_shutdown or 0):
@@ -65,18 +59,17 @@ class GracefulServer(uvicorn.Server):
         return signal.SIGINT in self._captured_signals
 
     async def _serve_on(self, seconds: float) -> None:
+        close_after_answers(self.server_state)
         for tick in range(round(seconds / _TICK_SECONDS)):
             await self.on_tick(tick)
-            self._end_connections_with_their_answers()
             await asyncio.sleep(_TICK_SECONDS)
-        await self.on_tick(0)  # whose header those bear that are accepted last
-        self._end_connections_with_their_answers()
 
-    def _end_connections_with_their_answers(self) -> None:
-        for connection in self.server_state.connections:
-            cycle: Any = connection.cycle  # type: ignore[union-attr]
-            if cycle is not None and not cycle.response_started:
-                cycle.keep_alive = False
+    async def _hear_out(self, delay_seconds: float) -> None:
+        """Waits for the requests of those who have connected, and a moment for those who are known."""
+        await self._has_ended(min(_LINGER_SECONDS, delay_seconds))
+        for _ in range(round(_SILENCE_SECONDS / _TICK_SECONDS) if delay_seconds else 0):
+            if traffic_of(self.server_state).silent:
+                await asyncio.sleep(_TICK_SECONDS)
 
     async def _accept_no_more(self, sockets: Sequence[socket.socket]) -> None:
         """Takes over whoever has connected, and closes the sockets that others would connect to."""
@@ -111,10 +104,7 @@ class GracefulServer(uvicorn.Server):
     async def _cut_off(self) -> None:
         """Gives up who does not take an answer, and tells the rest 503."""
         for connection in list(self.server_state.connections):
-            cycle: Any = connection.cycle  # type: ignore[union-attr]
-            if cycle is None or cycle.response_started:
-                connection.transport.abort()
-        await asyncio.sleep(0)  # or their requests would be taken for failed ones
+            connection.give_up()  # type: ignore[union-attr]
         for task in self.server_state.tasks:
             task.cancel()
         await self._has_ended(_REFUSAL_SECONDS)

@@ -1,6 +1,5 @@
 """What surrounds every request: its id, the .json suffix, the last word on errors, the log line."""
 
-import asyncio
 import json
 import logging
 import random
@@ -18,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from upsert_svc.api.rate_limits import Limiter
 from upsert_svc.api.requests import Handler, known_principal
 from upsert_svc.api.responses import error_response
-from upsert_svc.errors import InternalServerError, ServiceError, ServiceUnavailable
+from upsert_svc.errors import InternalServerError, ServiceError
 from upsert_svc.service import Service
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -118,10 +117,6 @@ async def _answer_fast(handle: Handler, scope: Scope, receive: Receive, request_
         return await handle(scope, receive)
     except ServiceError as error:
         return error_response(error)
-    except asyncio.CancelledError:
-        if not scope["app"].state.is_stopping:
-            raise
-        return error_response(ServiceUnavailable("The service is stopping"))  # there is no more time
     except Exception:
         _log.exception("request %s failed", request_id.decode())
         return error_response(InternalServerError())
