@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 from pydantic import SecretStr
 
+from tests.support.batches import answered
 from tests.support.faults import lossy_address
-from tests.support.harness import Cluster
+from tests.support.harness import Api, Cluster, record_of, running
 from upsert_svc import errors
 from upsert_svc.db.pools import Connection, Database, Pool, connected
 from upsert_svc.db.turns import CALLER
@@ -123,6 +125,40 @@ async def _hang(how: Any) -> None:
         assert 0.5 < time.monotonic() - started < 4
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+async def test_requests_are_told_in_time_that_the_database_hangs_and_served_when_it_goes_on(
+    cluster: Cluster,
+) -> None:
+    chosen = {"acquire_timeout_seconds": 0.3, "statement_timeout_seconds": 0.5, "run_jobs": False}
+    async with (
+        lossy_address(await cluster.new_database()) as line,
+        running(line.url, **chosen) as service,
+    ):
+        api = Api(service, await service.token())
+        async with api.client:
+            key = await api.new_object()
+            record = f"/custom_objects/{key}/records/{record_of(await api.create(key, name='x'))['id']}"
+
+            def asked() -> list[asyncio.Task[httpx.Response]]:
+                requests = (
+                    api.client.get(record),
+                    api.upsert(key, external_id="e"),
+                    api.client.get(f"/custom_objects/{key}/records/count"),
+                    api.client.patch(f"/custom_objects/{key}", json={"custom_object": {"title": "t"}}),
+                    api.upsert(key, external_id="k", headers={"Idempotency-Key": "k"}),
+                )
+                return [asyncio.create_task(request) for request in requests]
+
+            line.hang()
+            under_way = asked()
+            await asyncio.sleep(1.2)  # the credential is looked up anew from here on
+            late = asked()
+            assert set(await answered(late, 1.5)) == {503}
+            assert set(await answered(under_way, 0.5 + 2 + 1)) == {503}
+            line.go_on()
+            again = asked()
+            assert set(await answered(again, 2)) <= {200, 201}
 
 
 async def _free_slots(pool: Pool) -> int:

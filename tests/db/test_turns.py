@@ -110,3 +110,16 @@ async def test_a_slot_granted_to_who_leaves_goes_to_the_next(calling: Calling) -
     await asyncio.wait_for(turns.take(9), 1)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(turns.take(9), 0.01)
+
+
+async def test_a_slot_that_comes_free_as_somebody_leaves_goes_to_the_next(calling: Calling) -> None:
+    turns = Turns(1, most=1, waiting_limit=10)
+    callers = calling(turns)
+    _, leaver, _ = await callers.ask(1, 1, 2)
+    leaver.cancel()
+    turns.give_back(1)
+    await asyncio.gather(leaver, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert callers.served == [1, 2]
+    turns.give_back(2)
+    await asyncio.wait_for(turns.take(9), 1)

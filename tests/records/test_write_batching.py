@@ -166,7 +166,7 @@ async def test_large_documents_go_in_small_batches() -> None:
     queue.put(2, "external_id", write_batching._Waiting(_write_of(1, "quiet"), loop.create_future()))
     batches = [await queue.next() for _ in range(5)]
     assert [(batch.account_id, len(batch.items)) for batch in batches] == [
-        (1, 5), (2, 1), (1, 5), (1, 5), (1, 5),
+        (1, 3), (2, 1), (1, 3), (1, 3), (1, 3),
     ]  # fmt: skip
 
 

@@ -44,8 +44,10 @@ class Turns:
         if not self._held[account_id]:
             del self._held[account_id]
         while self._free and (chosen := self._next()) is not None:
-            self._grant(chosen)
-            self._pop(chosen).set_result(None)
+            slot = self._pop(chosen)
+            if not slot.done():  # else whoever waited is about to leave, and has not come to it yet
+                self._grant(chosen)
+                slot.set_result(None)
 
     def _grant(self, account_id: int) -> None:
         self._free -= 1
@@ -90,8 +92,10 @@ class Turns:
         return slot
 
     def _remove(self, account_id: int, slot: asyncio.Future[None]) -> None:
-        queue = self._queues[account_id]
-        queue.remove(slot)
-        self._waiting -= 1
-        if not queue:
-            del self._queues[account_id]
+        """Takes out who leaves, unless that has been done in passing."""
+        queue = self._queues.get(account_id, deque())
+        if slot in queue:
+            queue.remove(slot)
+            self._waiting -= 1
+            if not queue:
+                del self._queues[account_id]

@@ -17,7 +17,7 @@ from upsert_svc.db.pools import Connection, Connections, Row
 from upsert_svc.errors import ServiceUnavailable
 
 BATCH_LIMIT = 64
-_WAITING_LIMIT = 10_000  # of which an account may have half
+_WAITING_LIMIT = 5000  # of which an account may have half
 _EXPIRY_SECONDS = 0.25  # between looks for reads that have waited too long
 _SQL = statements.load("records")
 

@@ -23,7 +23,7 @@ from upsert_svc.errors import ServiceError, ServiceUnavailable, is_definite, tra
 from upsert_svc.records.values import By, WriteRow
 
 BATCH_LIMIT = 64
-BATCH_CHARACTERS = 128 * 1024  # of the fields sent; merging large documents takes time that others would wait
+BATCH_CHARACTERS = 64 * 1024  # of the fields sent; merging large documents takes time that others would wait
 QUEUE_CHARACTERS = 16 * 1024 * 1024  # of the fields sent, in all writes that wait
 _EXPIRY_SECONDS = 0.25  # between looks for writes that have waited too long
 _SQL = statements.load("records")
