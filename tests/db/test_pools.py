@@ -143,10 +143,10 @@ async def test_requests_are_told_in_time_that_the_database_hangs_and_served_when
             def asked() -> list[asyncio.Task[httpx.Response]]:
                 requests = (
                     api.client.get(record),
-                    api.upsert(key, external_id="e"),
+                    api.upsert(key, {"name": "e"}, external_id="e"),
                     api.client.get(f"/custom_objects/{key}/records/count"),
                     api.client.patch(f"/custom_objects/{key}", json={"custom_object": {"title": "t"}}),
-                    api.upsert(key, external_id="k", headers={"Idempotency-Key": "k"}),
+                    api.upsert(key, {"name": "k"}, external_id="k", headers={"Idempotency-Key": "k"}),
                 )
                 return [asyncio.create_task(request) for request in requests]
 
