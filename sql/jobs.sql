@@ -40,6 +40,29 @@ select object_id, object_key, user_id, action, total, progress, items[progress +
  where account_id = :account_id and job_id = :job_id and finished_at is null
    for no key update skip locked;
 
+-- name: next_in_turn
+-- Whether a job is unfinished, and the job that comes next: the oldest of the next account that nobody works for, or
+-- else any. What is put aside is passed over.
+select exists (select from jobs
+                where account_id = :account_id and job_id = :job_id and finished_at is null) as is_unfinished,
+       n.account_id, n.job_id
+  from (select) as always
+  left join lateral (
+       (select account_id, job_id from jobs
+         where finished_at is null and account_id > :last_account_id
+           and account_id <> all (:busy_account_ids::integer[]) and job_id <> all (:passed_over::text[])
+         order by account_id, job_id limit 1)
+       union all
+       (select account_id, job_id from jobs
+         where finished_at is null and account_id <= :last_account_id
+           and account_id <> all (:busy_account_ids::integer[]) and job_id <> all (:passed_over::text[])
+         order by account_id, job_id limit 1)
+       union all
+       (select account_id, job_id from jobs
+         where finished_at is null and job_id <> all (:passed_over::text[])
+         order by account_id, job_id limit 1)
+        limit 1) as n on true;
+
 -- name: is_unfinished
 select exists (select from jobs where account_id = :account_id and job_id = :job_id and finished_at is null);
 

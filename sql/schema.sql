@@ -308,7 +308,7 @@ create table jobs (
                                                     when 'failed' then finished_at is not null
                                                     else false end)
 );
-create index jobs_touched_at_idx on jobs (account_id, touched_at) where finished_at is null;
+create index jobs_unfinished_idx on jobs (account_id, job_id) where finished_at is null;
 create index jobs_finished_at_idx on jobs (account_id, finished_at) where finished_at is not null;
 
 -- One row, which every look at the service's readiness writes anew: it has no index but its key, and stays in its page.

@@ -396,6 +396,18 @@ async def test_changes_are_read_by_their_one_index(database: Any, name: str) -> 
     assert all(re.search(whole_keys[table], condition) for table, condition in scans), scans
 
 
+async def test_the_next_job_in_turn_is_found_without_a_look_at_finished_ones(database: Any) -> None:
+    for setting in ("plan_cache_mode = force_generic_plan", "enable_seqscan = off"):
+        await database.execute(f"set {setting}")
+    statement = statements.load("jobs").by_name["next_in_turn"]
+    await database.execute(f"prepare turn as {statement.text}")
+    plan = [row[0] for row in await database.fetch("explain execute turn(1, 'x', 1, '{1}', '{x}')")]
+    used = [match[1] for line in plan if (match := re.search(r"Scan using (\w+)", line))]
+    assert used.count("jobs_unfinished_idx") >= 3, plan
+    assert set(used) <= {"jobs_unfinished_idx", "jobs_pkey"}  # the key finds the entry's own job
+    assert not any("Sort" in line for line in plan), plan
+
+
 def _listing() -> str:
     statement, *_ = page_query.records_query(
         statements.load("records").list(account_id=1, object_id=2),

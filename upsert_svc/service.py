@@ -79,6 +79,7 @@ def compose(settings: Settings, database: Database, cursor_key: bytes) -> Servic
         database.main,
         connection_count=settings.batch_connections,
         queue_limit=settings.write_queue,
+        wait_seconds=settings.write_wait_seconds,
     )
     return _assembled(
         database,
@@ -87,7 +88,7 @@ def compose(settings: Settings, database: Database, cursor_key: bytes) -> Servic
         authenticate=Authenticator(database.lookups, ttl_seconds=settings.token_ttl_seconds),
         cursors=Cursors(cursor_key),
         definitions=Definitions(database.lookups),
-        reader=ReadBatcher(database.main),
+        reader=ReadBatcher(database.main, wait_seconds=settings.acquire_timeout_seconds),
         write_batcher=write_batcher,
     )
 
@@ -120,7 +121,7 @@ def _assembled(
         object_fields=ObjectFields(database, definitions, cursors, field_limit=settings.field_limit),
         records=records,
         search=Search(database, definitions, cursors),
-        history=History(database.main, definitions, records, cursors),
+        history=History(database.searches, definitions, records, cursors),
         jobs=Jobs(database, definitions, cursors, job_limit=settings.job_limit),
         reader=reader,
         write_batcher=write_batcher,

@@ -72,9 +72,11 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(default=None, min_length=32)
 
     pool_size: int = Field(default=10, ge=1, le=500)
+    search_connections: int = Field(default=2, ge=1, le=500)
     batch_connections: int = _renamed("batch_connections", default=1, ge=1, le=16)
     batch_lock_timeout_seconds: float = _renamed("batch_lock_timeout_seconds", default=0.1, gt=0)
-    write_queue: int = Field(default=10_000, ge=2)
+    write_queue: int = Field(default=5000, ge=2)
+    write_wait_seconds: float = Field(default=5, gt=0)
     pool_waiters: int = Field(default=1000, ge=1)
     acquire_timeout_seconds: float = Field(default=3, gt=0)
     statement_timeout_seconds: float = Field(default=10, gt=0)

@@ -24,7 +24,7 @@ async def upsert(call: Call) -> Response:
 
 async def create(call: Call) -> Response:
     dry_run = call.query.flag("dry_run")
-    change = WriteRequest(NEW, record_patch(await call.json()), is_dry_run=dry_run)
+    change = WriteRequest(NEW, record_patch(await _sent(call)), is_dry_run=dry_run)
     result = await call.service.records.write(call.principal, call.path("key"), change)
     return responses.written(call, result, 201)
 
@@ -33,9 +33,16 @@ async def update(call: Call) -> Response:
     return responses.written(call, await _patch(call, Identifier("record_id", call.path("id"))))
 
 
+async def _sent(call: Call) -> Any:
+    """The body of a write, which is not read where the write would be refused for want of room."""
+    if call.raw is None:
+        call.service.write_batcher.require_room(call.principal.account_id)
+    return await call.json()
+
+
 async def _patch(call: Call, identifier: Identifier) -> WriteResult:
     dry_run, asked = call.query.flag("dry_run"), conditions(call)
-    patch = record_patch(await call.json())
+    patch = record_patch(await _sent(call))
     change = WriteRequest(identifier, patch, None, asked, dry_run)
     return await call.service.records.write(call.principal, call.path("key"), change)
 
@@ -54,7 +61,7 @@ async def _replace(call: Call, identifier: Identifier) -> Response:
         raise BadRequest("strategy must be force, merge or replace")
     dry_run, is_data_only = call.query.flag("dry_run"), call.query.flag("dataOnly")
     asked = conditions(call)
-    patch = record_patch(await call.json(), empty_is_a_patch=False)
+    patch = record_patch(await _sent(call), empty_is_a_patch=False)
     change = WriteRequest(identifier, patch, strategy, asked, dry_run)
     result = await call.service.records.write(call.principal, call.path("key"), change)
     return responses.written(call, result, is_data_only=is_data_only)

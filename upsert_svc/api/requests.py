@@ -19,6 +19,7 @@ from upsert_svc import json_body
 from upsert_svc.accounts import auth
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.api import request_body
+from upsert_svc.db.turns import CALLER
 from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooManyValues
 from upsert_svc.paging import PAGE_SIZE_LIMIT, PageRequest
 from upsert_svc.service import Service
@@ -201,6 +202,7 @@ def as_handler(endpoint: Endpoint, *, admin_only: bool, is_bulk: bool = False) -
         service: Service = scope["app"].state.service
         headers: request_body.Headers = dict(reversed(scope["headers"]))  # of one given twice the first
         principal = await authenticate(scope)
+        CALLER.set(principal.account_id)
         parameters = scope["path_params"]
         if "key" in parameters:  # some clients ask for an object by the name of a class
             parameters["key"] = parameters["key"].lower()

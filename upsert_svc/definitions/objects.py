@@ -165,7 +165,7 @@ class Objects:
 
     async def record_usage(self, principal: Principal) -> Usage:
         """How many records the account has, over all its objects."""
-        async with self._database.main.connection() as connection:
+        async with self._database.scans.connection() as connection:
             count = await connection.fetchval(*_SQL.count_records_of_account(account_id=principal.account_id))
         return Usage(count, self._record_limit)
 

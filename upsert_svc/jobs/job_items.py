@@ -17,8 +17,8 @@ from upsert_svc.payloads import external_id_problem, name_problem, record_patch
 from upsert_svc.records import record_store, write_batching
 from upsert_svc.records.rules import record_or_raise, require_findable, validate
 from upsert_svc.records.values import NEW, By, Identifier, WriteRequest, WriteRow
-from upsert_svc.records.write_batching import BATCH_CHARACTERS
 
+CHUNK_CHARACTERS = 128 * 1024  # of the items that are applied together
 Result = dict[str, Any]
 
 
@@ -67,7 +67,7 @@ def read(texts: Iterable[str], first_place: int) -> list[Item]:
     characters = 0
     for place, text in enumerate(texts, first_place):
         characters += len(text)
-        if items and characters > BATCH_CHARACTERS:
+        if items and characters > CHUNK_CHARACTERS:
             break
         items.append(Item(place, json_body.parse(text.encode())))
     return items

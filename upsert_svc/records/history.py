@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
-from upsert_svc.db.pools import Connections, Row
+from upsert_svc.db.pools import Readers, Row
 from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.errors import BadRequest
 from upsert_svc.paging import Cursors, Page, PageRequest
@@ -75,9 +75,7 @@ class ExportRequest(NamedTuple):
 class History:
     """The changes of all accounts' records; each call speaks for one Principal and stays in its account."""
 
-    def __init__(
-        self, pool: Connections, definitions: Definitions, records: Records, cursors: Cursors
-    ) -> None:
+    def __init__(self, pool: Readers, definitions: Definitions, records: Records, cursors: Cursors) -> None:
         self._pool = pool
         self._definitions = definitions
         self._records = records
