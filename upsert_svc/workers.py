@@ -15,7 +15,7 @@ from upsert_svc import app
 from upsert_svc.api.middleware import Middleware
 from upsert_svc.db import embedded
 
-ORPHAN_SECONDS = 1.0  # to answer what is under way
+ORPHAN_SECONDS = 2.0  # to answer what is under way; the port is free before
 _held: list[IO[bytes] | None] = []  # for as long as the process lives
 
 
@@ -30,6 +30,6 @@ def create() -> Middleware:
 def _end_with(parent: int) -> None:
     """Waits until the parent has ended, then has this process stop, and ends it if it does not."""
     multiprocessing.connection.wait([parent])
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)  # nobody is told first, as after SIGTERM: the port is wanted
     time.sleep(ORPHAN_SECONDS)
     os._exit(1)
