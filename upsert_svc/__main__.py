@@ -113,7 +113,12 @@ def serve(
         server.listen(sockets)
         address = f"http://{host}:{sockets[0].getsockname()[1]}"
         typer.echo(demo.introduction(address, token) if token else f"Serving at {address}")
-        server.run(sockets, workers=workers, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
+        server.run(
+            sockets,
+            workers=workers,
+            delay_seconds=settings.shutdown_delay_seconds,
+            shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+        )
 
 
 def _prepare(owner_url: str, settings: Settings) -> None:

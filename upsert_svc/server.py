@@ -13,9 +13,10 @@ import orjson
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import multiprocess
 
 from upsert_svc.errors import BadRequest
+from upsert_svc.stopping import GracefulServer, StoppingConfig
 
 BACKLOG = 2048
 
@@ -212,21 +213,44 @@ def _address_taken(host: str, port: int, error: OSError) -> AddressTaken:
     )
 
 
-def run(sockets: Sequence[socket.socket], *, workers: int, shutdown_timeout_seconds: int) -> None:
+class _Worker(multiprocess.Process):
+    """A worker process; it stops as a server alone does."""
+
+    @property
+    def server(self) -> uvicorn.Server:
+        if self._server is None:
+            self._server = GracefulServer(self.config)
+        return self._server
+
+
+class _Supervisor(multiprocess.Multiprocess):
+    """Keeps worker processes alive, and ends them."""
+
+    def terminate_all(self) -> None:
+        for each in self.sockets:  # or what connects when all workers have closed theirs waits for nobody
+            each.close()
+        super().terminate_all()
+
+
+def run(
+    sockets: Sequence[socket.socket], *, workers: int, delay_seconds: float, shutdown_timeout_seconds: int
+) -> None:
     """Serves until a signal; each worker makes the application anew, from the environment."""
-    config = uvicorn.Config(
+    config = StoppingConfig(
         "upsert_svc.workers:create" if workers > 1 else "upsert_svc.app:create",
         factory=True,
         workers=workers,
+        delay_seconds=delay_seconds,
         **options(shutdown_timeout_seconds=shutdown_timeout_seconds),
     )
     if workers > 1:
-        supervisor = Multiprocess(config, list(sockets))
+        multiprocess.Process = _Worker  # type: ignore[misc]  # what the supervisor makes its workers of
+        supervisor = _Supervisor(config, list(sockets))
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             sys.exit(STARTUP_FAILURE)
         return
-    server = uvicorn.Server(config)
+    server = GracefulServer(config)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(list(sockets))
     if not server.started:

@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     body_limit_bytes: int = Field(default=256 * 1024, ge=1024)
     job_body_limit_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     body_timeout_seconds: float = Field(default=10, gt=0)
+    shutdown_delay_seconds: float = Field(default=1, ge=0, le=300)
     shutdown_timeout_seconds: int = Field(default=20, ge=1)
     token_ttl_seconds: float = Field(default=1, ge=0, le=1)
 

@@ -30,6 +30,6 @@ def create() -> Middleware:
 def _end_with(parent: int) -> None:
     """Waits until the parent has ended, then has this process stop, and ends it if it does not."""
     multiprocessing.connection.wait([parent])
-    os.kill(os.getpid(), signal.SIGINT)  # nobody is told first, as after SIGTERM: the port is wanted
+    os.kill(os.getpid(), signal.SIGINT)  # and nobody waits for it to be told as not ready
     time.sleep(ORPHAN_SECONDS)
     os._exit(1)

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import httpx
-import uvicorn
 from pydantic import SecretStr
 
-from upsert_svc import app, migrations, server
+from upsert_svc import app, migrations, server, stopping
 from upsert_svc.accounts import tokens
 from upsert_svc.db.embedded import OWNER
 from upsert_svc.db.pools import SERVICE_ROLE, owner_transaction
@@ -77,7 +76,7 @@ def databases_of_a_test() -> Iterator[None]:
     del _databases[kept:]
 
 
-class _QuietServer(uvicorn.Server):
+class _QuietServer(stopping.GracefulServer):
     """Leaves the signals to pytest."""
 
     @contextlib.contextmanager
@@ -126,7 +125,7 @@ async def running(database_url: str, **settings: Any) -> AsyncIterator[Running]:
     listening.listen(128)
     asgi = app.create(chosen)
     options = server.options(shutdown_timeout_seconds=chosen.shutdown_timeout_seconds) | {"loop": "none"}
-    http_server = _QuietServer(uvicorn.Config(asgi, lifespan="on", **options))
+    http_server = _QuietServer(stopping.StoppingConfig(asgi, delay_seconds=0, lifespan="on", **options))
     task = asyncio.create_task(http_server.serve(sockets=[listening]))
     while not http_server.started:
         if task.done():

@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope
 
 from upsert_svc.api.requests import Handler
 from upsert_svc.api.responses import JsonResponse
+from upsert_svc.errors import ServiceUnavailable
 
 
 async def alive(_scope: Scope, _receive: Receive) -> Response:
@@ -15,7 +16,9 @@ async def alive(_scope: Scope, _receive: Receive) -> Response:
 
 
 async def ready(scope: Scope, _receive: Receive) -> Response:
-    """Answers while the database can be written; 503 otherwise, which says why."""
+    """Answers while the database can be written; 503 with the reason otherwise, and once it is to stop."""
+    if scope["app"].state.is_stopping:
+        raise ServiceUnavailable("The service is stopping")
     await scope["app"].state.readiness.check()
     return JsonResponse({"status": "ok"})
 

@@ -1,5 +1,6 @@
 """What surrounds every request: its id, the .json suffix, the last word on errors, the log line."""
 
+import asyncio
 import json
 import logging
 import random
@@ -17,7 +18,8 @@ from starlette.types import Message, Receive, Scope, Send
 from upsert_svc.api.rate_limits import Limiter
 from upsert_svc.api.requests import Handler, known_principal
 from upsert_svc.api.responses import error_response
-from upsert_svc.errors import InternalServerError, ServiceError
+from upsert_svc.errors import InternalServerError, ServiceError, ServiceUnavailable
+from upsert_svc.service import Service
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _log = logging.getLogger("upsert_svc.requests")
@@ -53,6 +55,16 @@ class Middleware:
         self._fast_router = fast_router
         self._limiter = limiter
         self._log_requests = log_requests
+        self.state.is_stopping = False
+
+    def begin_stop(self) -> None:
+        """The service is not ready any more; requests are answered as before."""
+        self.state.is_stopping = True
+
+    async def refuse_waiting(self) -> None:
+        """Whoever's write still waits is told 503, and may come back."""
+        service: Service = self.state.service
+        await service.write_batcher.stop()
 
     @property
     def state(self) -> State:
@@ -106,6 +118,10 @@ async def _answer_fast(handle: Handler, scope: Scope, receive: Receive, request_
         return await handle(scope, receive)
     except ServiceError as error:
         return error_response(error)
+    except asyncio.CancelledError:
+        if not scope["app"].state.is_stopping:
+            raise
+        return error_response(ServiceUnavailable("The service is stopping"))  # there is no more time
     except Exception:
         _log.exception("request %s failed", request_id.decode())
         return error_response(InternalServerError())
