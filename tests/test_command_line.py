@@ -271,3 +271,73 @@ async def test_another_command_does_not_stop_the_server_of_workers_that_have_los
         await until(lambda: not any(lives(worker.pid) for worker in workers))
         assert (await run("token", "list", "--data-dir", str(data_dir)))[0] == 0
     assert not lives(database)
+
+
+@pytest.fixture
+async def owner_url(cluster: Cluster) -> str:
+    """The URL of the owner of a new database."""
+    return await cluster.new_database(empty=True)
+
+
+async def first_lines(*arguments: str, **settings: str) -> tuple[str, str]:
+    """What a service says until it serves, and what it warns of."""
+    process = await start("serve", "--port", "0", *arguments, **settings)
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        while (line := await process.stdout.readline()) and not line.startswith(b"Serving"):
+            pass
+        assert line.startswith(b"Serving")
+        process.terminate()
+        _, err = await process.communicate()
+    return line.decode(), err.decode()
+
+
+async def test_a_service_that_logs_in_as_the_owner_is_warned_once_and_serves(owner_url: str) -> None:
+    _, err = await first_lines("--workers", "2", DATABASE_URL=owner_url)
+    warnings = [line for line in err.splitlines() if "upsert-svc role create" in line]
+    assert len(warnings) == 1
+    assert "upsert_owner" in warnings[0]
+
+
+async def test_a_service_with_a_login_of_its_own_is_not_warned(owner_url: str) -> None:
+    service_url = owner_url.replace("//upsert_owner@", "//upsert_svc@")
+    _, err = await first_lines(DATABASE_URL=service_url, MIGRATION_DATABASE_URL=owner_url)
+    assert err == ""
+    code, out, err = await run("migrate", DATABASE_URL=service_url)
+    assert (code, out) == (1, "")
+    assert "MIGRATION_DATABASE_URL" in err
+    assert "Traceback" not in err
+
+
+async def test_the_embedded_server_is_served_by_a_login_that_owns_nothing(tmp_path: Path) -> None:
+    async with serving("--data-dir", str(tmp_path / "data"), **ADMIN) as (client, _):
+        await make_cars(client)
+        server = psutil.Process(postmaster(tmp_path / "data"))
+        titles = {" ".join(child.cmdline()) for child in server.children()}
+        sessions = {title.split(": ")[-1].split()[0] for title in titles if "[local]" in title}
+        assert sessions == {"upsert_svc"}
+
+
+async def test_the_command_makes_a_login_and_prints_its_url(elsewhere: str) -> None:
+    code, out, err = await run("role", "create", "--name", "serving", DATABASE_URL=elsewhere)
+    assert code == 0
+    assert "MIGRATION_DATABASE_URL" in err
+    url = out.splitlines()[-1]
+    assert re.match(r"postgresql://serving:[\w-]{40,}@/upsert_svc\?host=", url)
+    async with serving(DATABASE_URL=url, MIGRATION_DATABASE_URL=elsewhere, **ADMIN) as (client, _):
+        await make_cars(client)
+    code, _, err = await run("role", "create", "--name", "upsert_owner", DATABASE_URL=elsewhere)
+    assert code == 1
+    assert "Traceback" not in err
+    code, _, err = await run("role", "create")
+    assert code == 1
+    assert "by itself" in err
+
+
+async def test_the_first_start_makes_the_login_with_the_password_of_its_url(elsewhere: str) -> None:
+    url = elsewhere.replace("//upsert_owner:of-the-owner@", "//upsert_svc:of-the-service@")
+    settings = {"DATABASE_URL": url, "MIGRATION_DATABASE_URL": elsewhere}
+    _, err = await first_lines(**settings)
+    assert err == ""
+    async with serving(**settings, **ADMIN) as (client, _):
+        assert (await client.get("/readyz")).status_code == 200

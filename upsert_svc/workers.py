@@ -15,7 +15,7 @@ from upsert_svc import app
 from upsert_svc.api.middleware import Middleware
 from upsert_svc.db import embedded
 
-ORPHAN_SECONDS = 1.0  # to answer what is under way
+ORPHAN_SECONDS = 2.0  # to answer what is under way; the port is free before
 _held: list[IO[bytes] | None] = []  # for as long as the process lives
 
 

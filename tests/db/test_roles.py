@@ -222,23 +222,6 @@ def query_rules(url: str) -> list[str]:
 # Logins of other servers
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("elsewhere") / "pg"
-
-
-@pytest.fixture(scope="module")
-async def elsewhere(data_dir: Path) -> AsyncIterator[str]:
-    """The owner's URL of a server with passwords, as others are: its socket is open to all who know one."""
-    server = await asyncio.to_thread(start, data_dir, durable=False)
-    async with connected(server.url) as owner:
-        await owner.execute(f"alter role {OWNER} password 'of-the-owner'")
-        (server.data_dir / "cluster/data/pg_hba.conf").write_text("local all all scram-sha-256\n")
-        await owner.execute("select pg_reload_conf()")
-    yield server.url.replace(f"//{OWNER}@", f"//{OWNER}:of-the-owner@")
-    await asyncio.to_thread(server.stop)
-
-
 def login_url(owner_url: str, name: str, password: str) -> str:
     return re.sub(r"//[^@]*@", f"//{name}:{password}@", owner_url)
 
@@ -293,7 +276,7 @@ async def test_a_login_that_may_do_more_is_told(elsewhere: str) -> None:
         await roles.create_login(elsewhere, "powerful")
 
 
-async def test_no_password_reaches_the_servers_log(elsewhere: str, data_dir: Path) -> None:
+async def test_no_password_reaches_the_servers_log(elsewhere: str, elsewhere_log: Path) -> None:
     await migrations.migrate(elsewhere)
     async with connected(elsewhere) as owner:
         await owner.execute("alter system set log_statement = 'all'")
@@ -301,6 +284,7 @@ async def test_no_password_reaches_the_servers_log(elsewhere: str, data_dir: Pat
         url = await roles.create_login(elsewhere, "logged")
         password = re.findall(r"logged:([^@]+)@", url)[0]
         await owner.execute("alter system reset log_statement")
-    text = (data_dir / "server.log").read_text()
+    with open(elsewhere_log) as log:  # noqa: ASYNC230
+        text = log.read()
     assert "SCRAM-SHA-256" in text
     assert password not in text
