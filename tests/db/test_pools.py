@@ -66,8 +66,8 @@ async def test_connections_that_an_account_holds_for_long_leave_some_for_others(
     await asyncio.gather(*callers)
 
 
-@pytest.mark.parametrize("lane", ["searches", "scans"])
-async def test_reads_that_take_long_leave_connections_and_a_turn_of_their_own_kind(
+@pytest.mark.parametrize("lane", ["searches", "scans", "changes"])
+async def test_work_that_takes_long_leaves_connections_and_a_turn_of_its_own_kind(
     ten: Database, lane: str
 ) -> None:
     gate = asyncio.Event()
