@@ -224,7 +224,7 @@ class Pool:
         raise AssertionError("the last attempt returns or raises")
 
 
-class Lane:
+class Share:
     """Some of a pool's connections, for work of a kind that would take all of them, by accounts in turn."""
 
     def __init__(self, pool: Pool, settings: Settings, *, size: int) -> None:
@@ -288,7 +288,7 @@ class Database:
     batches: Pool
     searches: Readers
     scans: Readers
-    changes: Lane
+    changes: Share
 
     def pinned(self, connection: Connection) -> "Database":
         """The same, but what reads and writes records takes part in the connection's transaction."""
@@ -312,9 +312,9 @@ async def connected(settings: Settings, url: str) -> AsyncIterator[Database]:
         lock_timeout_seconds=settings.batch_lock_timeout_seconds,
     )
     pools = (main, idempotent, lookups, batches)
-    searches = Lane(main, settings, size=half)
-    scans = Lane(main, settings, size=settings.search_connections)
-    changes = Lane(main, settings, size=_CHANGES_AT_A_TIME)
+    searches = Share(main, settings, size=half)
+    scans = Share(main, settings, size=settings.search_connections)
+    changes = Share(main, settings, size=_CHANGES_AT_A_TIME)
     try:
         for pool in pools:
             await pool.connect()
