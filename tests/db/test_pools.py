@@ -66,14 +66,14 @@ async def test_connections_that_an_account_holds_for_long_leave_some_for_others(
     await asyncio.gather(*callers)
 
 
-@pytest.mark.parametrize("lane", ["searches", "scans"])
-async def test_reads_that_take_long_leave_connections_and_a_turn_of_their_own_kind(
-    ten: Database, lane: str
+@pytest.mark.parametrize("share", ["searches", "scans", "changes"])
+async def test_work_that_takes_long_leaves_connections_and_a_turn_of_its_own_kind(
+    ten: Database, share: str
 ) -> None:
     gate = asyncio.Event()
-    callers = [asyncio.create_task(_holding(getattr(ten, lane), 1, gate)) for _ in range(40)]
+    callers = [asyncio.create_task(_holding(getattr(ten, share), 1, gate)) for _ in range(40)]
     await asyncio.sleep(0.1)
-    for account_id, pool in ((1, ten.main), (2, ten.main), (2, getattr(ten, lane))):
+    for account_id, pool in ((1, ten.main), (2, ten.main), (2, getattr(ten, share))):
         await asyncio.wait_for(asyncio.create_task(_as(account_id, pool)), 1)
     gate.set()
     await asyncio.gather(*callers)

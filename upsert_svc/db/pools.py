@@ -29,6 +29,7 @@ _ATTEMPTS = 4
 _HUNG_AFTER_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _DISCONNECT_SECONDS = 3.0
+_CHANGES_AT_A_TIME = 4  # of definitions; half of them of an account
 
 
 class UnreachableDatabase(Exception):
@@ -223,8 +224,8 @@ class Pool:
         raise AssertionError("the last attempt returns or raises")
 
 
-class Lane:
-    """Some of a pool's connections, for reads of a kind that would take all of them, by accounts in turn."""
+class Share:
+    """Some of a pool's connections, for work of a kind that would take all of them, by accounts in turn."""
 
     def __init__(self, pool: Pool, settings: Settings, *, size: int) -> None:
         self._pool = pool
@@ -239,12 +240,18 @@ class Lane:
             async with asyncio.timeout(self._seconds):
                 await self._turns.take(account_id)
         except TimeoutError:
-            raise errors.ServiceUnavailable("Too many searches and exports are under way") from None
+            raise errors.ServiceUnavailable("Too many requests of this kind are under way") from None
         try:
             async with self._pool.connection() as connection:
                 yield connection
         finally:
             self._turns.give_back(account_id)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside one transaction. Raises ServiceUnavailable."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
 
 
 def is_open(connection: Connection) -> bool:
@@ -271,7 +278,8 @@ class Database:
     writes, whose connections wait for a lock only briefly (see `write_batching`).
 
     Of the main connections searches by documents and exports have some at most, and so have `scans`, which
-    read all records of an object: the others stay free for what takes no time.
+    read all records of an object, and changes of definitions, which wait for each other: the others stay free
+    for what takes no time.
     """
 
     main: Connections
@@ -280,6 +288,7 @@ class Database:
     batches: Pool
     searches: Readers
     scans: Readers
+    changes: Share
 
     def pinned(self, connection: Connection) -> "Database":
         """The same, but what reads and writes records takes part in the connection's transaction."""
@@ -303,12 +312,13 @@ async def connected(settings: Settings, url: str) -> AsyncIterator[Database]:
         lock_timeout_seconds=settings.batch_lock_timeout_seconds,
     )
     pools = (main, idempotent, lookups, batches)
-    searches = Lane(main, settings, size=half)
-    scans = Lane(main, settings, size=settings.search_connections)
+    searches = Share(main, settings, size=half)
+    scans = Share(main, settings, size=settings.search_connections)
+    changes = Share(main, settings, size=_CHANGES_AT_A_TIME)
     try:
         for pool in pools:
             await pool.connect()
-        yield Database(*pools, searches, scans)
+        yield Database(*pools, searches, scans, changes)
     finally:
         await asyncio.gather(*(pool.disconnect() for pool in pools))
 

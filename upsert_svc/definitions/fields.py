@@ -79,7 +79,7 @@ class ObjectFields:
     async def create(self, principal: Principal, object_key: str, body: FieldBody) -> FieldRow:
         """Adds a field at the end. Raises RecordNotFound, RecordInvalid."""
         _require_field(body)
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await objects.lock(connection, principal.account_id, object_key)
             object_id = stored["object_id"]
             usage = await connection.fetchrow(*_count_fields(principal, object_id))
@@ -116,7 +116,7 @@ class ObjectFields:
         self, principal: Principal, object_key: str, key_or_id: str, body: FieldBody
     ) -> FieldRow:
         """Changes what is sent of a field. Raises RecordNotFound, RecordInvalid."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)
             _require_change(field, body)
@@ -130,7 +130,7 @@ class ObjectFields:
 
     async def delete(self, principal: Principal, object_key: str, key_or_id: str) -> None:
         """Deletes a field with its values. Raises RecordNotFound, and RecordInvalid for a standard field."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)
             if field["system"]:
@@ -145,7 +145,7 @@ class ObjectFields:
 
     async def reorder(self, principal: Principal, object_key: str, field_ids: Sequence[int]) -> None:
         """Puts the named fields first, in the order given. Raises RecordNotFound for one missing."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await objects.lock(connection, principal.account_id, object_key)
             for field_id in field_ids:
                 await _found(connection, principal.account_id, object_key, str(field_id))

@@ -72,7 +72,7 @@ class Objects:
         """Makes an object with its two standard fields. Raises RecordInvalid, as for a key taken."""
         key, title = body.key or "", first_set(body.title, body.raw_title) or ""
         _require_object(key, title)
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             object_id = await tokens.next_id(connection, principal.account_id, 1 + len(_STANDARD_FIELDS))
             count = await connection.fetchval(*_SQL.count_objects(account_id=principal.account_id))
             if count >= self._object_limit:
@@ -131,7 +131,7 @@ class Objects:
 
     async def update(self, principal: Principal, key: str, body: ObjectBody) -> CustomObject:
         """Changes what is sent of an object. Raises RecordNotFound, RecordInvalid."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await lock(connection, principal.account_id, key)
             title = first_set(body.title, body.raw_title)
             if title is not None and not title.strip():
@@ -148,7 +148,7 @@ class Objects:
 
     async def delete(self, principal: Principal, key: str) -> None:
         """Deletes an object and all its records. Raises RecordNotFound."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await lock(connection, principal.account_id, key)
             await connection.execute(
                 *_SQL.delete_object(
