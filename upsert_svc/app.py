@@ -24,6 +24,7 @@ from upsert_svc.migrations import CURSOR_KEY
 from upsert_svc.search import backfill
 from upsert_svc.service import compose
 from upsert_svc.settings import Settings
+from upsert_svc.watchdog import Watchdog
 
 _NEW_OBJECTS = 10_000  # before the collector looks for cycles among them
 
@@ -43,7 +44,9 @@ def create(settings: Settings | None = None) -> Middleware:
             service = compose(settings, database, await _cursor_key(settings, database))
             service.write_batcher.start()
             app.state.service = service
+            app.state.watchdog = Watchdog()
             background = [asyncio.create_task(work.run(database.main)) for work in (purge, backfill)]
+            background.append(asyncio.create_task(app.state.watchdog.run()))
             working = worker.running(settings, url, service.definitions)
             _spare_the_collector()
             try:
