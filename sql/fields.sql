@@ -23,6 +23,13 @@ select count(*) as fields, count(*) filter (where type = any (:target_types::tex
   from fields
  where account_id = :account_id and object_id = :object_id and not system;
 
+-- name: list_patterns
+-- Of an object's fields but for the one that is being changed.
+select regexp_for_validation as pattern
+  from fields
+ where account_id = :account_id and object_id = :object_id and type = any (:pattern_types::text[])
+   and field_id is distinct from :except_field_id::integer and regexp_for_validation is not null;
+
 -- name: insert_field
 insert into fields (account_id, object_id, field_id, key, type, title, description, position, active, required,
                     system, regexp_for_validation, tag, options, relationship_target_type, relationship_filter)

@@ -1,5 +1,6 @@
 """The strict reader of bodies: what it refuses, as what, and what it keeps exact."""
 
+import contextlib
 import json
 import time
 from decimal import Decimal
@@ -18,6 +19,10 @@ from upsert_svc.errors import (
 
 def nested(depth: int) -> bytes:
     return b"[" * depth + b"]" * depth
+
+
+def many(value: str, count: int) -> bytes:
+    return f"[{','.join([value] * count)}]".encode()
 
 
 @pytest.mark.parametrize(
@@ -54,9 +59,16 @@ def nested(depth: int) -> bytes:
         (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
         (b'{"a": "\xc0\xaf"}', "not UTF-8"),
         (nested(21), "deeper than 20"),
-        (nested(100_000), "deeper than 20"),
-        (b"[" * 100_000, "deeper than 20"),
-        (b'{"a":' * 100_000, "deeper than 20"),
+        (nested(9_000), "deeper than 20"),
+        (b"[" * 19_000, "deeper than 20"),
+        (b'{"a":' * 19_000, "deeper than 20"),
+        (nested(100_000), "at most 20000 values"),
+        (b"[" * 100_000, "at most 20000 values"),
+        (b'{"a":' * 100_000, "at most 20000 values"),
+        (many("0.1", 20_000), "at most 20000 values"),
+        (many("[]", 10_000), "at most 20000 values"),
+        (many('","', 20_000), "at most 20000 values"),
+        (many("[" * 15 + "]" * 15, 2_000), "at most 20000 values"),
     ],
 )
 def test_what_is_not_strict_json_is_a_bad_request_that_says_why(raw: bytes, said: str) -> None:
@@ -105,8 +117,43 @@ def test_values_are_read_exactly(raw: bytes, value: Any) -> None:
     assert json_body.parse(raw) == value
 
 
-def test_many_brackets_in_text_are_not_depth() -> None:
-    assert json_body.parse(json.dumps({"a": "[{" * 1000}).encode()) == {"a": "[{" * 1000}
+@pytest.mark.parametrize(
+    "text", ["[{" * 20_000, "," * 30_000, '"[,' * 10_000, '\\"[,' * 10_000, "\\" * 30_001]
+)
+def test_what_stands_in_text_is_neither_depth_nor_a_value(text: str) -> None:
+    assert json_body.parse(json.dumps({"a": text, text: 1}).encode()) == {"a": text, text: 1}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        many("0.1", 19_998),
+        many("[]", 9_999),
+        json.dumps({f"key {n}": "é" for n in range(9_999)} | {"last": ["\\"] * 9_998}).encode(),
+    ],
+    ids=["numbers", "lists", "texts"],
+)
+def test_as_many_values_as_a_body_may_have_are_read(raw: bytes) -> None:
+    assert json_body.parse(raw) == json.loads(raw, parse_float=Decimal)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        many("0.1", 65_000),
+        many("{}", 87_000),
+        many("[" * 17 + "]" * 17, 7_000),
+        json.dumps({f"k{n}": 1 for n in range(17_000)}).encode(),
+        b'{"\\u00e9": 1, ' + json.dumps({f"k{n}": 1 for n in range(17_000)}).encode()[1:-1] + b",}",
+        b'["' + b'\\"' * 130_000,
+    ],
+    ids=["decimals", "objects", "deep lists", "keys", "keys and a comma", "quotes"],
+)
+def test_no_body_of_a_request_holds_up_the_others(raw: bytes) -> None:
+    started = time.process_time()
+    with contextlib.suppress(BadRequest):
+        json_body.parse(raw)
+    assert time.process_time() - started < 0.1
 
 
 json_values = st.recursive(

@@ -27,6 +27,7 @@ from upsert_svc.readiness import Readiness
 from upsert_svc.search import backfill
 from upsert_svc.service import compose
 from upsert_svc.settings import Settings
+from upsert_svc.watchdog import Watchdog
 
 _NEW_OBJECTS = 10_000  # before the collector looks for cycles among them
 
@@ -47,7 +48,9 @@ def create(settings: Settings | None = None) -> Middleware:
             service.write_batcher.start()
             app.state.service = service
             app.state.readiness = Readiness(database.lookups)
+            app.state.watchdog = Watchdog()
             background = [asyncio.create_task(work.run(database.main)) for work in (purge, backfill)]
+            background.append(asyncio.create_task(app.state.watchdog.run()))
             working = worker.running(settings, url, service.definitions)
             _spare_the_collector()
             try:

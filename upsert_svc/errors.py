@@ -29,6 +29,15 @@ class Problem(NamedTuple):
 
 Details = Mapping[str, Sequence[Problem]]
 
+PROBLEM_LIMIT = 20  # of one refusal; the others are counted
+_NAME_LIMIT = 200  # characters of a key that is told
+_TEXT_LIMIT = 1000  # characters of a sentence
+
+
+def shortened(text: str, limit: int = _NAME_LIMIT) -> str:
+    """A text of a caller's as it is told again: its beginning, where it is long."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
 
 class ServiceError(Exception):
     """An answer that is not a success. `details` is keyed by field, or by "base"."""
@@ -44,8 +53,8 @@ class ServiceError(Exception):
         details: Details | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(description or self.description or self.error)
-        self.description = description or self.description
+        self.description = shortened(description, _TEXT_LIMIT) if description else self.description
+        super().__init__(self.description or self.error)
         self.details = details
         self.headers = dict(headers or {})
 
@@ -159,14 +168,46 @@ class UnsupportedMediaType(ServiceError):
 
 
 class RecordInvalid(ServiceError):
-    """A rule on values was broken; `details` says which, for each field."""
+    """Rules on values were broken; `details` says which, for each field.
+
+    It has the first problems. The others are counted, with those that whoever raises it did not even make
+    (`uncounted`), in one more problem at "base".
+    """
 
     status = 422
     error = "RecordInvalid"
     description = "Record validation errors"
 
-    def __init__(self, details: Details) -> None:
-        super().__init__(details=details)
+    def __init__(self, details: Details, *, uncounted: int = 0) -> None:
+        self._first, left_out = _first_problems(details)
+        self._left_out = left_out + uncounted
+        super().__init__(details=_with_count(self._first, self._left_out))
+
+    def after(self, details: Details) -> "RecordInvalid":
+        """The same refusal, with other problems before its own."""
+        return RecordInvalid(dict(details) | dict(self._first), uncounted=self._left_out)
+
+
+def _first_problems(details: Details) -> tuple[Details, int]:
+    """As many problems as are told, their texts cut, and how many there are besides."""
+    first: dict[str, list[Problem]] = {}
+    told = 0
+    for key, problems in details.items():
+        if room := PROBLEM_LIMIT - told:
+            kept = [
+                problem._replace(description=shortened(problem.description, _TEXT_LIMIT))
+                for problem in problems[:room]
+            ]
+            first.setdefault(shortened(key), []).extend(kept)
+            told += len(kept)
+    return first, sum(map(len, details.values())) - told
+
+
+def _with_count(first: Details, left_out: int) -> Details:
+    if not left_out:
+        return first
+    count = Problem(f"There are {left_out:,} more problems", "MoreProblems")
+    return {**first, "base": [*first.get("base", ()), count]}
 
 
 class TooManyRequests(ServiceError):

@@ -125,7 +125,7 @@ def read(model: type[Model], attributes: Mapping[str, Any]) -> tuple[Model, list
         body = model.model_validate(attributes)
     except ValidationError as error:
         details: dict[str, list[Problem]] = {}
-        for item in error.errors(include_url=False):
+        for item in error.errors(include_url=False, include_context=False, include_input=False):
             name = ".".join(str(part) for part in item["loc"] if isinstance(part, str))
             details.setdefault(str(item["loc"][0]), []).append(Problem(f"{name}: {item['msg']}"))
         raise RecordInvalid(details) from None

@@ -121,6 +121,33 @@ async def test_a_field_of_each_type_is_made_and_shown_by_id_and_by_key(
     assert (await api.client.get(path(key))).json()["custom_object_fields"] == [made]
 
 
+async def test_a_pattern_of_too_many_states_is_refused_by_itself_or_beside_the_others(api: Api) -> None:
+    first = {"key": "first", "type": "regexp", "regexp_for_validation": r"\p{L}{30}"}
+    key = await api.new_object(first)
+    url = f"/custom_objects/{key}/fields"
+    for pattern, said in ((r"\p{L}{60}", "too large: it repeats"), (r"\p{L}{30}", "too large together")):
+        body = {
+            "custom_object_field": {**first, "key": "next", "title": "x", "regexp_for_validation": pattern}
+        }
+        problems = problems_of(await api.client.post(url, json=body))
+        assert said in problems["regexp_for_validation"][0]
+    body = {"custom_object_field": {"regexp_for_validation": r"\p{L}{40}"}}
+    assert (await api.client.patch(f"{url}/first", json=body)).is_success
+    body = {"custom_object_field": {"regexp_for_validation": r"\p{L}{60}"}}
+    assert list(problems_of(await api.client.patch(f"{url}/first", json=body))) == ["regexp_for_validation"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+@pytest.mark.parametrize(
+    "digits", ["0" * 11 + "99999999999", "0" * 200, "9" * 200, "2147483648", "00", "0" * 20 + "1"]
+)
+async def test_an_id_that_no_field_has_finds_none(api: Api, method: str, digits: str) -> None:
+    key = await api.new_object({"key": "color", "type": "text"})
+    body = {"custom_object_field": {"title": "x"}} if method == "PATCH" else None
+    response = await api.client.request(method, f"/custom_objects/{key}/fields/{digits}", json=body)
+    assert (response.status_code, response.json()["error"]) == (404, "RecordNotFound")
+
+
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
 async def test_a_field_is_changed_by_patch_and_by_put_where_it_is_sent(api: Api, method: str) -> None:
     key = await api.new_object()

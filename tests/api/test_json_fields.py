@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from tests.support.harness import Api, problems_of, record_of
-from upsert_svc.records.rules import SIZE_LIMIT
+from upsert_svc.definitions.validator import SIZE_LIMIT
 
 DOC = {"key": "doc", "type": "json"}
 

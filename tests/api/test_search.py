@@ -401,6 +401,20 @@ async def test_a_number_out_of_all_bounds_is_a_bad_request(
     assert response.status_code == 400
 
 
+@pytest.mark.parametrize("zero", ["0e3000000", "-0e3000000", "0e-3000000", "0.0e99999999", "-0"])
+@pytest.mark.parametrize("field", ["decimal", "integer"])
+async def test_zero_is_zero_whatever_its_exponent(
+    api: Api, many: tuple[str, list[dict[str, Any]]], zero: str, field: str
+) -> None:
+    key = f"custom_object_fields.{field}"
+    expected = ids(await search(api, many[0], {key: {"$eq": 0}}))
+    assert expected
+    for comparison in (f'"$eq": {zero}', f'"$gte": {zero}, "$lte": 0', f'"$in": [{zero}]'):
+        content = f'{{"filter": {{"{key}": {{{comparison}}}}}}}'
+        response = await api.client.post(f"/custom_objects/{many[0]}/records/search", content=content)
+        assert ids(response) == expected
+
+
 @pytest.mark.parametrize(
     "body",
     [None, {}, [], {"filter": None}, {"filter": NAMED, "page": []}, {"filter": NAMED, "page": {"size": 0}},

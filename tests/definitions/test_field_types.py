@@ -9,12 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upsert_svc import json_body
-from upsert_svc.definitions.field_types import (
-    FIELD_TYPES,
-    FieldDefinition,
-    compile_pattern,
-    lookup_identifier,
-)
+from upsert_svc.definitions import patterns
+from upsert_svc.definitions.field_types import FIELD_TYPES, FieldDefinition, lookup_identifier
 from upsert_svc.definitions.validator import FieldValidator, dumped
 from upsert_svc.errors import RecordInvalid
 
@@ -166,7 +162,7 @@ def test_a_regexp_is_searched_in_linear_time() -> None:
         ("^b", "bc", "a\nb"),
         ("é$", "caf\u00e9", "caf\u00e9\n"),
         ("^$|^ $", " ", "  "),
-        (r"^\pL{200}$", "é" * 200, "é" * 199),  # too large for a set
+        (r"^\pL{50}$", "é" * 50, "é" * 49),  # too large for a set
     ],
 )
 def test_a_regexp_is_looked_for_anywhere_in_the_value(pattern: str, found: str, missing: str) -> None:
@@ -178,7 +174,7 @@ def test_a_regexp_is_looked_for_anywhere_in_the_value(pattern: str, found: str, 
 @pytest.mark.parametrize("pattern", ["(", "a{1000000}", "(?=a)", "\\", "*a", "((a{100}){100}){100}"])
 def test_a_pattern_that_cannot_be_matched_in_linear_time_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"^(?!b')."):
-        compile_pattern(pattern)
+        patterns.require_bounded(pattern)
 
 
 @pytest.mark.parametrize("value", ["", "   ", []])

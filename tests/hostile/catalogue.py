@@ -25,6 +25,10 @@ def _fields(inner: str) -> bytes:
     return _record('{"custom_object_fields": ' + inner + "}")
 
 
+def _twice(key: str) -> str:
+    return f'{{"{key}": 1, "{key}": 1}}'
+
+
 BAD_JSON = [
     Bad("no bytes", 400, "empty", b""),
     Bad("blanks", 400, "empty", b" \r\n\t "),
@@ -50,9 +54,12 @@ BAD_JSON = [
     Bad("5,000 digits", 400, "5000 digits", _fields('{"integer": ' + "9" * 5000 + "}")),
     Bad("5,000 decimals", 400, "5002 digits", _fields('{"decimal": 0.' + "9" * 5000 + "}")),
     Bad("an endless exponent", 400, "exponent", _fields('{"decimal": 1e99999999999999999999}')),
-    Bad("deep lists", 400, "nested deeper", b"[" * 100_000),
+    Bad("deep lists", 400, "nested deeper", b"[" * 10_000),
+    Bad("very deep lists", 400, "20000 values", b"[" * 100_000),
     Bad("deep lists that end", 400, "nested deeper", b"[" * 6_000 + b"]" * 6_000),
-    Bad("deep objects", 400, "nested deeper", b'{"a":' * 50_000),
+    Bad("deep objects", 400, "nested deeper", b'{"a":' * 10_000),
+    Bad("65,000 decimals", 400, "20000 values", _fields('{"json": [' + ",".join(["0.1"] * 65_000) + "]}")),
+    Bad("80,000 empty lists", 400, "20000 values", _fields('{"json": [' + ",".join(["[]"] * 80_000) + "]}")),
     Bad("a deep value", 400, "nested deeper", _fields('{"text": ' + "[" * 30 + "]" * 30 + "}")),
     Bad("a key twice", 400, "text is given twice", _fields('{"text": "a", "text": "b"}')),
     Bad("a key twice, once escaped", 400, "text is given twice", _fields(r'{"text": "a", "te\u0078t": "a"}')),
@@ -111,7 +118,15 @@ BAD_VALUES = [
     Bad("the 30th of February", 422, "date", _fields('{"date": "2024-02-30"}')),
     Bad("an option of its own", 422, "dropdown", _fields('{"dropdown": "blue"}')),
     Bad("a catastrophic match", 422, "regexp", _fields(json.dumps({"regexp": "a" * 30_000 + "!"}))),
-    Bad("5,000 unknown fields", 422, "f4999", _fields(json.dumps({f"f{n}": 1 for n in range(5000)}))),
+    Bad("5,000 unknown fields", 422, "4,980 more", _fields(json.dumps({f"f{n}": 1 for n in range(5000)}))),
+    Bad("a field of a long name", 422, "f" * 199 + "…", _fields(json.dumps({"f" * 200_000: 1}))),
+    Bad("a key of 100,000 characters twice", 400, "f" * 199 + "…", _fields(_twice("f" * 100_000))),
+    Bad(
+        "text of 200,000 characters for a pattern",
+        422,
+        "32 KB",
+        _fields(json.dumps({"regexp": "a" * 200_000})),
+    ),
 ]
 
 BAD_QUERIES = [

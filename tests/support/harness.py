@@ -21,6 +21,7 @@ from upsert_svc.db.embedded import OWNER
 from upsert_svc.db.pools import SERVICE_ROLE, owner_transaction
 from upsert_svc.service import Service
 from upsert_svc.settings import Settings
+from upsert_svc.watchdog import Watchdog
 
 if importlib.util.find_spec("sniffio") is None:
     # httpx looks for it at each request; a search of every path that finds nothing takes its time
@@ -91,6 +92,7 @@ class Running:
     address: str
     database_url: str
     service: Service
+    watchdog: Watchdog
 
     async def token(
         self, *, role: tokens.Role = "admin", account: str = "default", email: str = ADMIN_EMAIL
@@ -133,7 +135,7 @@ async def running(database_url: str, **settings: Any) -> AsyncIterator[Running]:
         await asyncio.sleep(0.01)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
-        yield Running(address, database_url, asgi.state.service)
+        yield Running(address, database_url, asgi.state.service, asgi.state.watchdog)
     finally:
         http_server.should_exit = True
         await task

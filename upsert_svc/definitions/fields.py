@@ -15,14 +15,9 @@ from upsert_svc.accounts import tokens
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Database
-from upsert_svc.definitions import objects
+from upsert_svc.definitions import objects, patterns
 from upsert_svc.definitions.compiled import Definitions
-from upsert_svc.definitions.field_types import (
-    CUSTOM_OBJECT_TARGET,
-    FIELD_TYPES,
-    compile_pattern,
-    types_that,
-)
+from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES, types_that
 from upsert_svc.definitions.objects import Usage
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
 from upsert_svc.paging import Cursors, Page, PageRequest
@@ -85,6 +80,8 @@ class ObjectFields:
             usage = await connection.fetchrow(*_count_fields(principal, object_id))
             self._require_room(usage, body)
             field_type = FIELD_TYPES[str(body.type)]
+            if field_type.has_pattern:
+                await _require_room_for_pattern(connection, principal, object_id, body)
             options = body.custom_field_options or [] if field_type.has_options else []
             first_id = await tokens.next_id(connection, principal.account_id, 1 + len(options))
             await connection.execute(
@@ -120,6 +117,8 @@ class ObjectFields:
             stored = await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)
             _require_change(field, body)
+            if FIELD_TYPES[field["type"]].has_pattern and body.regexp_for_validation:
+                await _require_room_for_pattern(connection, principal, field["object_id"], body, field)
             if field["key"] == NAME_FIELD and body.properties is not None:
                 await _change_naming(connection, stored, body.properties)
             removals = await _change_field(connection, field, body)
@@ -180,6 +179,32 @@ def _count_fields(principal: Principal, object_id: int) -> tuple[object, ...]:
     return _SQL.count_fields(account_id=principal.account_id, object_id=object_id, target_types=target_types)
 
 
+async def _require_room_for_pattern(
+    connection: Connection,
+    principal: Principal,
+    object_id: int,
+    body: FieldBody,
+    changed: FieldRow | None = None,
+) -> None:
+    """Raises RecordInvalid for a pattern that is too large beside those of the object's other fields."""
+    rows = await connection.fetch(
+        *_SQL.list_patterns(
+            account_id=principal.account_id,
+            object_id=object_id,
+            pattern_types=types_that(lambda field_type: field_type.has_pattern),
+            except_field_id=changed and changed["field_id"],
+        )
+    )
+    try:
+        patterns.require_bounded(str(body.regexp_for_validation), (row["pattern"] for row in rows))
+    except ValueError as error:
+        raise RecordInvalid({"regexp_for_validation": [_bad_pattern(error)]}) from None
+
+
+def _bad_pattern(error: ValueError) -> Problem:
+    return Problem(f"The pattern is not valid: {error}")
+
+
 async def _require_object(connection: Connection, principal: Principal, object_key: str) -> int:
     row = await connection.fetchrow(
         *_OBJECTS_SQL.current_version(account_id=principal.account_id, key=object_key)
@@ -191,13 +216,14 @@ async def _require_object(connection: Connection, principal: Principal, object_k
 
 
 async def _found(connection: Connection, account_id: int, object_key: str, key_or_id: str) -> FieldRow:
-    is_id = key_or_id.isascii() and key_or_id.isdigit() and int(key_or_id[:11]) < 2**31
+    digits = key_or_id.lstrip("0") if key_or_id.isascii() and key_or_id.isdigit() else ""
+    is_id = bool(digits) and len(digits) <= 10 and int(digits) < 2**31
     row: FieldRow | None = await connection.fetchrow(
         *_SQL.show_field(
             account_id=account_id,
             object_key=object_key,
             field_key=None if is_id else key_or_id,
-            field_id=int(key_or_id) if is_id else None,
+            field_id=int(digits) if is_id else None,
         )
     )
     if row is None:
@@ -256,9 +282,9 @@ def _collect_shared_problems(problems: dict[str, list[Problem]], body: FieldBody
     """The rules for what makes a field and for what changes one. Raises RecordInvalid when one is broken."""
     if body.regexp_for_validation:
         try:
-            compile_pattern(body.regexp_for_validation)
+            patterns.require_bounded(body.regexp_for_validation)
         except ValueError as error:
-            problems["regexp_for_validation"] = [Problem(f"The pattern is not valid: {error}")]
+            problems["regexp_for_validation"] = [_bad_pattern(error)]
     values = [option.value for option in body.custom_field_options or []]
     if len(set(values)) != len(values):
         problems["custom_field_options"] = [Problem("Two options have the same value", "DuplicateValue")]

@@ -49,7 +49,9 @@ def _number(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | Decimal) or not -(10**30) < value < 10**30:
         raise ValueError
     number = Decimal(value)
-    if number and number.adjusted() < -30:
+    if not number:
+        return Decimal(0)  # whose exponent may be anything, which PostgreSQL does not take
+    if number.adjusted() < -30:
         raise ValueError
     return number
 

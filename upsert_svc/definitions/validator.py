@@ -10,8 +10,12 @@ from typing import Any
 import orjson
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
+from upsert_svc.definitions import patterns
 from upsert_svc.definitions.field_types import FIELD_TYPES, FieldDefinition
-from upsert_svc.errors import Problem, RecordInvalid
+from upsert_svc.errors import PROBLEM_LIMIT, Problem, RecordInvalid, shortened
+
+SIZE_LIMIT = 32 * 1024  # characters, and bytes, of a record as JSON
+TOO_LARGE = Problem("The record's name, external_id and fields are larger than 32 KB as JSON text", "TooLong")
 
 # What a client may send among the fields because it sends the whole record; no field, so ignored.
 STANDARD_ATTRIBUTES = frozenset(
@@ -45,7 +49,13 @@ class FieldValidator:
             for field in self.fields.values()
             if field.active
         }
-        self._validator = SchemaValidator(core_schema.typed_dict_schema(shape, extra_behavior="forbid"))
+        self._active = shape.keys()
+        self._validator = SchemaValidator(core_schema.typed_dict_schema(shape, extra_behavior="ignore"))
+        self._patterns = {
+            field.key: field.regexp_for_validation
+            for field in self.fields.values()
+            if field.active and FIELD_TYPES[field.type].has_pattern and field.regexp_for_validation
+        }
 
     def ignorable(self, values: Mapping[str, Any]) -> list[str]:
         """The standard attributes among the values that no field is called by."""
@@ -54,18 +64,48 @@ class FieldValidator:
     def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values as they are stored, null where one is to be cleared.
 
-        Raises RecordInvalid with every value that breaks a rule of its field, and every unknown key.
+        Raises RecordInvalid with the values that break a rule of their field, and the unknown keys.
         """
+        known = values.keys() <= self._active
+        if self._patterns:
+            self._refuse_long_matches(values)
         try:
             validated: dict[str, Any] = self._validator.validate_python(values)
-            return validated
         except ValidationError as error:
-            keys = dict.fromkeys(str(item["loc"][0]) for item in error.errors(include_url=False))
-            raise RecordInvalid({key: [self._problem(key, values.get(key))] for key in keys}) from None
+            broken = error.errors(include_url=False, include_context=False, include_input=False)
+            keys = dict.fromkeys(str(item["loc"][0]) for item in broken)
+            raise self._refusal(keys, values) from None
+        if not known:
+            raise self._refusal({}, values)
+        return validated
+
+    def _refusal(self, broken: Iterable[str], values: Mapping[str, Any]) -> RecordInvalid:
+        """The problems of the values that break a rule, and of as many unknown keys as are told."""
+        unknown = [key for key in values if key not in self._active]
+        told = [*broken, *unknown[:PROBLEM_LIMIT]]
+        details = {key: [self._problem(key, values.get(key))] for key in told}
+        return RecordInvalid(details, uncounted=max(len(unknown) - PROBLEM_LIMIT, 0))
+
+    def _refuse_long_matches(self, values: Mapping[str, Any]) -> None:
+        """Before a pattern is tried: it would take as long as the text is, and there are many fields."""
+        size, steps = 0, 0
+        problems: dict[str, list[Problem]] = {}
+        for key, pattern in self._patterns.items():
+            if not isinstance(text := values.get(key), str):
+                continue
+            size += (length := len(text.encode()))
+            if size > SIZE_LIMIT:
+                raise RecordInvalid({"base": [TOO_LARGE]})
+            steps += length * _steps_of(pattern)
+            if steps > patterns.STEP_LIMIT:
+                problems[key] = [Problem(f"{key} is too long to be compared with its pattern", "TooLong")]
+        if problems:
+            raise RecordInvalid(problems)
 
     def _problem(self, key: str, value: object) -> Problem:
         field = self.fields.get(key)
         if field is None:
+            key = shortened(key)
             return Problem(f"{key} is not a field of this object", "UnknownField")
         if not field.active:
             return Problem(f"{key} is inactive", "InactiveField")
@@ -80,6 +120,13 @@ def _nullable_schema(field: FieldDefinition) -> CoreSchema:
     if field.required and not field_type.is_empty_a_value:
         schema = core_schema.no_info_after_validator_function(_not_blank, schema)
     return core_schema.nullable_schema(schema)
+
+
+def _steps_of(pattern: str) -> int:
+    try:
+        return patterns.compiled(pattern).steps
+    except ValueError:  # one of before; no text matches it
+        return 0
 
 
 def _not_blank(value: Any) -> Any:
