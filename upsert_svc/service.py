@@ -11,6 +11,7 @@ from upsert_svc.definitions.fields import ObjectFields
 from upsert_svc.definitions.objects import Objects
 from upsert_svc.idempotency import Answer, IdempotentRequest
 from upsert_svc.jobs.job_store import Jobs
+from upsert_svc.memory import Memory
 from upsert_svc.paging import Cursors
 from upsert_svc.records.history import History
 from upsert_svc.records.read_batching import ReadBatcher
@@ -37,6 +38,7 @@ class Service:
     jobs: Jobs
     reader: ReadBatcher
     write_batcher: WriteBatcher
+    memory: Memory
 
     async def once(
         self, request: IdempotentRequest, perform: Callable[["Service"], Awaitable[Answer]]
@@ -69,6 +71,7 @@ class Service:
             definitions=self.definitions,
             reader=self.reader,
             write_batcher=self.write_batcher,
+            memory=self.memory,
         )
 
 
@@ -90,6 +93,7 @@ def compose(settings: Settings, database: Database, cursor_key: bytes) -> Servic
         definitions=Definitions(database.lookups),
         reader=ReadBatcher(database.main, wait_seconds=settings.acquire_timeout_seconds),
         write_batcher=write_batcher,
+        memory=Memory.of(settings.memory_limit_bytes),
     )
 
 
@@ -103,6 +107,7 @@ def _assembled(
     definitions: Definitions,
     reader: ReadBatcher,
     write_batcher: WriteBatcher,
+    memory: Memory,
 ) -> Service:
     records = Records(database, definitions, writer, reader)
     return Service(
@@ -125,4 +130,5 @@ def _assembled(
         jobs=Jobs(database, definitions, cursors, job_limit=settings.job_limit),
         reader=reader,
         write_batcher=write_batcher,
+        memory=memory,
     )

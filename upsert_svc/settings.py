@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     statement_timeout_seconds: float = Field(default=10, gt=0)
     lock_timeout_seconds: float = Field(default=5, gt=0)
 
+    memory_limit_bytes: int = Field(default=96 * 1024 * 1024, ge=16 * 1024 * 1024)
     body_limit_bytes: int = Field(default=256 * 1024, ge=1024)
     job_body_limit_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     body_timeout_seconds: float = Field(default=10, gt=0)

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from upsert_svc.api.rate_limits import Limiter
-from upsert_svc.api.requests import Handler, known_principal
+from upsert_svc.api.requests import Handler, known_principal, release_memory
 from upsert_svc.api.responses import error_response
 from upsert_svc.errors import InternalServerError, ServiceError
 from upsert_svc.service import Service
@@ -83,9 +83,12 @@ class Middleware:
         if self._limiter is not None:
             handle, send = await self._limiter.admit(handle, scope, send)
         if handle is not None:
-            response = await _answer_fast(handle, scope, receive, request_id)
-            response.raw_headers.append((b"x-request-id", request_id))
-            await response(scope, receive, send)
+            try:
+                response = await _answer_fast(handle, scope, receive, request_id)
+                response.raw_headers.append((b"x-request-id", request_id))
+                await response(scope, receive, send)
+            finally:
+                await release_memory(scope)
             status = response.status_code
         else:
             status = await self._routed(scope, receive, send, request_id)

@@ -14,6 +14,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from upsert_svc.asgi import TAKEN, WAITED_SECONDS
 from upsert_svc.errors import BadRequest, ServiceUnavailable
 from upsert_svc.http import limits
 from upsert_svc.http.answers import ready_answer
@@ -21,8 +22,6 @@ from upsert_svc.http.connection import FOR_BODY, FOR_PIPELINE, BoundedConnection
 from upsert_svc.http.exchange import DELIVERED_BYTES, Exchange
 from upsert_svc.http.parser import INVALID, Refused, RequestParser
 from upsert_svc.http.traffic import HEAD_BYTES, RECEIVED_BYTES, TICK_SECONDS, Traffic
-
-WAITED_SECONDS = "upsert_svc.waited_seconds"  # an extension of the scope: `BoundedHttp.waited_seconds`
 
 UNTAKEN_BYTES = 64 << 10  # of a body, before no more of it is read
 LARGE_HEAD_BYTES = 8 << 10  # of a head, before it is counted
@@ -68,7 +67,7 @@ class BoundedHttp(BoundedConnection):
         self._app_state = app_state
         self._server_state = server_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._extensions: dict[str, Any] = {WAITED_SECONDS: self.waited_seconds}
+        self._extensions: dict[str, Any] = {WAITED_SECONDS: self.waited_seconds, TAKEN: self.taken}
         self._parser = RequestParser(self)
         self._exchange: Exchange | None = None  # which is under way
         self._refusal = b""  # to be sent when the request has come to its end
@@ -99,6 +98,11 @@ class BoundedHttp(BoundedConnection):
     def waited_seconds(self) -> float:
         """For how long the rest of the body of the request under way was waited for, and read."""
         return 0 if self._exchange is None else self._exchange.waited_ticks * TICK_SECONDS
+
+    async def taken(self) -> None:
+        """Waits until the client has taken what was written, or is gone."""
+        if self.is_clogged:
+            await self.unclogged()
 
     def _lost(self) -> None:
         self._count_head(0)
