@@ -208,19 +208,25 @@ async def test_a_write_whose_time_is_over_is_not_sent() -> None:
 
 
 async def test_a_retry_whose_time_is_over_is_not_sent(cluster: Cluster) -> None:
-    chosen = {"write_wait_seconds": 0.5, "batch_lock_timeout_seconds": 0.1, "lock_timeout_seconds": 30}
-    async with batching_service(cluster, **chosen) as api, busy_connection(api) as busy:
-        behind = [asyncio.create_task(api.upsert(busy.key, {"name": "late"}, external_id="held"))]
-        room = api.running.service.write_batcher._queue.room
-        while room.taken < 2:  # both are retried; the second waits for the first  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.6)
-        await busy.end()
-        assert await batches.answered([busy.first]) == [200]
-        await batches.answered(behind)
-        assert room.taken == 0
-        (record,) = await api.records(busy.key)
-    assert (record["name"] == "late") == (behind[0].result().status_code == 200)
+    async with batching_service(cluster, lock_timeout_seconds=30) as api:
+        key = await api.new_object()
+        await api.upsert(key, {"name": "old"}, external_id="held")
+        write = await batches.direct(api, key, "held")
+        batcher, loop = api.running.service.write_batcher, asyncio.get_running_loop()
+        first, behind = [
+            write_batching._Waiting(write, loop.create_future(), loop.time() + seconds)
+            for seconds in (60, 0.2)
+        ]
+        async with batches.locked(api, key, "held") as stranger:
+            batcher._retry_individually(write_batching._Batch(1, "external_id", [first, behind]))
+            await batches.until_blocked(stranger)
+            assert batcher._queue.room.taken == 2
+            await asyncio.sleep(0.3)
+        assert (await asyncio.wait_for(first.row, 5))["outcome"] == "updated"
+        with pytest.raises(ServiceUnavailable):
+            await asyncio.wait_for(behind.row, 5)
+        await asyncio.sleep(0)
+        assert batcher._queue.room.taken == 0
 
 
 def test_waiting_writes_have_room_by_their_length() -> None:
