@@ -24,6 +24,8 @@ from upsert_svc.errors import BadRequest, Problem, RecordInvalid
 
 Model = TypeVar("Model", bound=BaseModel)
 TEXT_LIMIT = 255
+DESCRIPTION_LIMIT = 32_768
+PROBLEM_LIMIT = 20  # of a body that are told
 
 
 def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[dict[str, Any], list[str]]:
@@ -44,6 +46,7 @@ def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[
 
 
 ShortText = Annotated[StrictStr, Field(max_length=TEXT_LIMIT)]
+Description = Annotated[StrictStr, Field(max_length=DESCRIPTION_LIMIT)]
 
 
 class ObjectBody(BaseModel):
@@ -56,8 +59,8 @@ class ObjectBody(BaseModel):
     raw_title: ShortText | None = None
     title_pluralized: ShortText | None = None
     raw_title_pluralized: ShortText | None = None
-    description: StrictStr | None = None
-    raw_description: StrictStr | None = None
+    description: Description | None = None
+    raw_description: Description | None = None
     include_in_list_view: StrictBool | None = None
     allows_photos: StrictBool | None = None
     allows_attachments: StrictBool | None = None
@@ -104,8 +107,8 @@ class FieldBody(BaseModel):
     type: StrictStr | None = None
     title: ShortText | None = None
     raw_title: ShortText | None = None
-    description: StrictStr | None = None
-    raw_description: StrictStr | None = None
+    description: Description | None = None
+    raw_description: Description | None = None
     active: StrictBool | None = None
     required: StrictBool | None = None
     regexp_for_validation: Annotated[StrictStr, Field(max_length=TEXT_LIMIT)] | None = None
@@ -124,12 +127,25 @@ def read(model: type[Model], attributes: Mapping[str, Any]) -> tuple[Model, list
     try:
         body = model.model_validate(attributes)
     except ValidationError as error:
-        details: dict[str, list[Problem]] = {}
-        for item in error.errors(include_url=False):
-            name = ".".join(str(part) for part in item["loc"] if isinstance(part, str))
-            details.setdefault(str(item["loc"][0]), []).append(Problem(f"{name}: {item['msg']}"))
-        raise RecordInvalid(details) from None
+        raise RecordInvalid(_details(error)) from None
     return body, [name for name in attributes if name not in model.model_fields]
+
+
+def _details(error: ValidationError) -> dict[str, list[Problem]]:
+    """The first problems by their attributes, and how many more there are."""
+    details: dict[str, list[Problem]] = {}
+    items = error.errors(include_url=False, include_context=False, include_input=False)
+    for item in items[:PROBLEM_LIMIT]:
+        name = echoed(".".join(str(part) for part in item["loc"] if isinstance(part, str)))
+        details.setdefault(str(item["loc"][0]), []).append(Problem(f"{name}: {item['msg']}"))
+    if len(items) > PROBLEM_LIMIT:
+        details.setdefault("base", []).append(Problem(f"{len(items) - PROBLEM_LIMIT} more problems"))
+    return details
+
+
+def echoed(text: str) -> str:
+    """What an answer repeats of a text that was sent: 255 characters, and … where there were more."""
+    return text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}…"
 
 
 def first_set(*values: Any) -> Any:

@@ -13,7 +13,7 @@ from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db.pools import Connection, Pinned, Row
 from upsert_svc.definitions.compiled import Definition
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound, ServiceError
-from upsert_svc.payloads import external_id_problem, name_problem, record_patch
+from upsert_svc.payloads import PROBLEM_LIMIT, echoed, external_id_problem, name_problem, record_patch
 from upsert_svc.records import record_store, write_batching
 from upsert_svc.records.rules import record_or_raise, require_findable, validate
 from upsert_svc.records.values import NEW, By, Identifier, WriteRequest, WriteRow
@@ -284,11 +284,12 @@ def _sent_identifier(action: str, value: Any, attribute: str) -> str | None:
         value = value.get(attribute)
     elif not is_sought or not action.startswith("delete"):
         return None
-    return value if isinstance(value, str) and value else None
+    return echoed(value) if isinstance(value, str) and value else None
 
 
 def _described(error: ServiceError) -> list[dict[str, str]]:
     """An error as clients of jobs read it: a word, a sentence for all of its kind, one for each problem."""
     title = error.description or error.error
     details = [problem.description for problems in (error.details or {}).values() for problem in problems]
-    return [{"code": error.error, "title": title, "detail": detail} for detail in details or [title]]
+    told = [echoed(detail) for detail in details[:PROBLEM_LIMIT]] or [title]
+    return [{"code": error.error, "title": title, "detail": detail} for detail in told]

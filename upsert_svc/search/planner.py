@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+from upsert_svc import paging
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
-from upsert_svc.db.pools import Connection, Database
+from upsert_svc.db.pools import Connection, Database, Row
 from upsert_svc.definitions.compiled import DEFINITION_ATTEMPTS, Definition, Definitions, keeps_changing
 from upsert_svc.errors import BadRequest
 from upsert_svc.paging import Cursors, Page, PageRequest, Window
@@ -147,12 +148,19 @@ class Search:
                 rows = await connection.fetch(
                     *completed(plan.statement, order=plan.order, window=plan.window)
                 )
-                if len(rows) > window.size or await _is_exhausted(connection, definition, plan):
+                if _is_full(rows, window) or await _is_exhausted(connection, definition, plan):
                     break
             if not plans:
                 rows = await connection.fetch(*reading)
-        page = self._cursors.page(scope, window, rows, lambda row: page_query.position_of(order, row))
+        page = self._cursors.page(
+            scope, window, rows, lambda row: page_query.position_of(order, row), paging.bytes_of
+        )
         return replace(page, items=[record_of(row) for row in page.items])
+
+
+def _is_full(rows: Sequence[Row], window: Window) -> bool:
+    """Whether there are as many rows as the page holds, and more."""
+    return len(rows) > paging.count_fitting(rows, window.size, paging.bytes_of)
 
 
 async def plans_for(
@@ -312,6 +320,7 @@ def _completing(
         external_ids=query.external_ids,
         condition=condition,
         version=None if query.criteria is None else definition.version,
+        byte_limit=paging.PAGE_BYTES,
     )
 
 
