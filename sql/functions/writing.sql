@@ -462,19 +462,19 @@ begin
      where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
     delete from search_documents
      where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
+    -- The tombstone is kept for a time from then on, so that it is not dated by a clock that went far back.
+    v_last_change_at := (select last_change_at from objects
+                          where account_id = p_account_id and object_id = p_object_id);
     insert into tombstones (account_id, object_id, record_id, name, external_id, deleted_at, deleted_by_user_id,
                             fields, version, created_at, created_by_user_id)
     values (p_account_id, p_object_id, v_record.record_id, v_record.name, v_record.external_id,
-            greatest(clock_timestamp(), v_record.updated_at), p_user_id,
+            greatest(clock_timestamp(), v_record.updated_at, v_last_change_at), p_user_id,
             v_record.fields, v_record.version + 1, v_record.created_at, v_record.created_by_user_id)
     returning * into v_tombstone;
-    v_last_change_at := (select last_change_at from objects
-                          where account_id = p_account_id and object_id = p_object_id);
     insert into changes (account_id, object_id, previous_transaction_id, changed_at, version, user_id, kind,
-                         record_id, name, external_id, effective_at)
+                         record_id, name, external_id)
     values (p_account_id, p_object_id, v_record.changed_in, v_tombstone.deleted_at, v_tombstone.version,
-            p_user_id, 'deleted', v_record.record_id, v_record.name, v_record.external_id,
-            effective_time(v_tombstone.deleted_at, v_last_change_at));
+            p_user_id, 'deleted', v_record.record_id, v_record.name, v_record.external_id);
     if has_moved_on(v_tombstone.deleted_at, v_last_change_at) then
         perform note_change_time(p_account_id, array[p_object_id]);
     end if;

@@ -183,7 +183,7 @@ async def test_a_refusal_of_many_attributes_tells_the_first_and_how_many_more(ap
     problems = problems_of(response)
     assert len(problems["custom_field_options"]) == 20
     assert problems["base"] == ["1480 more problems"]
-    condition = {"all": [{"k" * 100_000: {}}]}
+    condition: dict[str, Any] = {"all": [{"k" * 100_000: {}}]}
     body = {"custom_object_field": {"relationship_filter": condition}}
     response = await api.client.patch(f"/custom_objects/{key}/fields/f", json=body)
     assert response.status_code == 422

@@ -194,6 +194,18 @@ async def test_an_update_and_a_deletion_are_shown_though_the_clock_is_behind(set
     assert found[-1] == (name if act == "update" else "[DELETED]")
 
 
+async def test_a_deletion_is_shown_once_the_clock_is_right_that_was_far_behind(setup: Setup) -> None:
+    await setup.write(1)
+    _, cursor = await setup.export(start_time=0)
+    await setup.clock.shift(-400 * 24 * HOUR)
+    async with setup.api.running.sql() as connection:  # no time of the record itself holds the clock up
+        await connection.execute("update records set created_at = '2001-01-01', updated_at = '2001-01-01'")
+    deleting = f"/custom_objects/{setup.key}/records?external_id=record 0"
+    assert (await setup.api.client.delete(deleting)).is_success
+    await setup.clock.shift(0)
+    assert (await setup.export(cursor=cursor))[0] == ["[DELETED]"]
+
+
 async def test_the_time_of_the_last_change_never_falls_and_is_noted_once_a_minute(setup: Setup) -> None:
     async def noted() -> Any:
         async with setup.api.running.sql() as connection:
