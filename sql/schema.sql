@@ -108,6 +108,8 @@ create table objects (
     removals        jsonb,
     -- How far the purge has come, a record id.
     purged_to       text not null default '',
+    -- When a record last changed, to the minute. It never falls, whatever the clock does.
+    last_change_at  timestamptz not null default '-infinity',
 
     created_at         timestamptz not null default now(),
     updated_at         timestamptz not null default now(),
@@ -262,6 +264,8 @@ create table changes (
     external_id             text,
     -- All that the record was created with; the values that a later write sent, changed or not, null where cleared.
     fields                  jsonb,
+    -- The time that counts for a start_time, where the clock had gone back; null where changed_at does.
+    effective_at            timestamptz,
     primary key (account_id, object_id, transaction_id, record_id, version),
     constraint changes_kind_check check (kind in ('created', 'updated', 'deleted'))
 );
@@ -363,7 +367,8 @@ create type record_change as (
     updated_at         timestamptz,
     updated_by_user_id integer,
     definition_version integer,
-    delta              jsonb     -- what the change says of the fields
+    delta              jsonb,    -- what the change says of the fields
+    effective_at       timestamptz
 );
 
 -- The service role owns nothing: it reads and writes only what it needs.

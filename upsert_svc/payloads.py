@@ -20,10 +20,11 @@ from pydantic import (
     ValidationError,
 )
 
-from upsert_svc.errors import BadRequest, Problem, RecordInvalid
+from upsert_svc.errors import BadRequest, Problem, RecordInvalid, shortened
 
 Model = TypeVar("Model", bound=BaseModel)
 TEXT_LIMIT = 255
+DESCRIPTION_LIMIT = 32_768
 
 
 def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[dict[str, Any], list[str]]:
@@ -44,6 +45,7 @@ def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[
 
 
 ShortText = Annotated[StrictStr, Field(max_length=TEXT_LIMIT)]
+Description = Annotated[StrictStr, Field(max_length=DESCRIPTION_LIMIT)]
 
 
 class ObjectBody(BaseModel):
@@ -56,8 +58,8 @@ class ObjectBody(BaseModel):
     raw_title: ShortText | None = None
     title_pluralized: ShortText | None = None
     raw_title_pluralized: ShortText | None = None
-    description: StrictStr | None = None
-    raw_description: StrictStr | None = None
+    description: Description | None = None
+    raw_description: Description | None = None
     include_in_list_view: StrictBool | None = None
     allows_photos: StrictBool | None = None
     allows_attachments: StrictBool | None = None
@@ -104,8 +106,8 @@ class FieldBody(BaseModel):
     type: StrictStr | None = None
     title: ShortText | None = None
     raw_title: ShortText | None = None
-    description: StrictStr | None = None
-    raw_description: StrictStr | None = None
+    description: Description | None = None
+    raw_description: Description | None = None
     active: StrictBool | None = None
     required: StrictBool | None = None
     regexp_for_validation: Annotated[StrictStr, Field(max_length=TEXT_LIMIT)] | None = None
@@ -126,7 +128,7 @@ def read(model: type[Model], attributes: Mapping[str, Any]) -> tuple[Model, list
     except ValidationError as error:
         details: dict[str, list[Problem]] = {}
         for item in error.errors(include_url=False, include_context=False, include_input=False):
-            name = ".".join(str(part) for part in item["loc"] if isinstance(part, str))
+            name = shortened(".".join(str(part) for part in item["loc"] if isinstance(part, str)))
             details.setdefault(str(item["loc"][0]), []).append(Problem(f"{name}: {item['msg']}"))
         raise RecordInvalid(details) from None
     return body, [name for name in attributes if name not in model.model_fields]

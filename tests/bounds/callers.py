@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
+import socket
 import statistics
 import time
 from collections import Counter
@@ -248,3 +250,68 @@ async def _set_up(service: Served) -> None:
             ):
                 described = {"custom_object_field": {"key": key, "type": type_, "title": key}}
                 (await client.post(f"{OBJECT}/fields", json=described)).raise_for_status()
+
+
+@dataclass
+class Neighbours:
+    """What others see meanwhile: an upsert and a look at a record of another account, and /healthz."""
+
+    upserts: list[Answer] = field(default_factory=list)
+    shows: list[Answer] = field(default_factory=list)
+    health: list[Answer] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        told = counts([*self.upserts, *self.shows, *self.health])
+        return (
+            f"upserts of another account {Figures.of(self.upserts)}; its reads {Figures.of(self.shows)}; "
+            f"/healthz {Figures.of(self.health)}; {dict(told)}"
+        )
+
+
+@contextlib.asynccontextmanager
+async def neighbours(service: Served) -> AsyncIterator[Neighbours]:
+    """Callers of the other account, who come one after the other for as long as the block lasts."""
+    connection = Connection(service.port)
+    made = await connection.ask(upsert(service.other_token, "mine", {"year": 1}))
+    connection.close()
+    record_id = json.loads(made.body)["custom_object_record"]["id"]
+    show = request("GET", f"{RECORDS}/{record_id}", service.other_token)
+    health = request("GET", "/healthz")
+    years = itertools.count()
+
+    def write() -> bytes:
+        return upsert(service.other_token, "mine", {"year": next(years)})
+
+    async with (
+        asking(service.port, write, callers=1, pause=0.01) as upserts,
+        asking(service.port, lambda: show, callers=1, pause=0.01) as shows,
+        asking(service.port, lambda: health, callers=1, pause=0.01) as lives,
+    ):
+        yield Neighbours(upserts, shows, lives)
+
+
+def report(what: str, service: Served, seen: Neighbours, answers: Iterable[Answer] = ()) -> None:
+    """Prints what happened, and holds it to what is promised whatever was done."""
+    held = service.peak_bytes >> 20
+    found = counts(answers)
+    print(f"\n{what}: at most {held} MB; {seen}; asked for {dict(found)}", flush=True)
+    assert service.peak_bytes < LIMIT_BYTES
+    everything = found + counts([*seen.upserts, *seen.shows, *seen.health])
+    assert not [
+        status for status in everything if isinstance(status, int) and status >= 500 and status != 503
+    ]
+    assert not [line for line in service.log if "Traceback" in line], service.log[-20:]
+
+
+def pour(port: int, pieces: Iterable[bytes], limit_bytes: int, seconds: float = 10) -> int:
+    """Sends without reading, until the service hangs up, takes no more, or the limit; what was taken."""
+    sent = 0
+    with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        until = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            for piece in pieces:
+                connection.sendall(piece)
+                sent += len(piece)
+                if sent >= limit_bytes or time.monotonic() > until:
+                    break
+    return sent

@@ -21,7 +21,7 @@ from upsert_svc.accounts.tokens import Principal
 from upsert_svc.api import request_body
 from upsert_svc.asgi import TAKEN, WAITED_SECONDS
 from upsert_svc.db.turns import CALLER
-from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooManyValues
+from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooManyValues, shortened
 from upsert_svc.memory import Held
 from upsert_svc.paging import PAGE_SIZE_LIMIT, PageRequest
 from upsert_svc.service import Service
@@ -192,7 +192,7 @@ def _pairs(raw: bytes) -> list[tuple[str, str]]:
         raise BadRequest(f"The query has more than {_QUERY_LIMIT} parameters") from None
     for name, value in pairs:
         if (problem := json_body.unstorable(name + value)) is not None:
-            raise RecordInvalid({name.replace("\0", "\\u0000") or "base": [problem]})
+            raise RecordInvalid({shortened(name).replace("\0", "\\u0000") or "base": [problem]})
     return pairs
 
 

@@ -20,7 +20,7 @@ from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES, types_that
 from upsert_svc.definitions.objects import Usage
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
-from upsert_svc.paging import Cursors, Page, PageRequest
+from upsert_svc.paging import PAGE_BYTES, Cursors, Page, PageRequest, bytes_of
 from upsert_svc.payloads import FieldBody, NamingBody, OptionBody, first_set
 
 NAME_FIELD = "standard::name"
@@ -55,6 +55,7 @@ class ObjectFields:
             "object_key": object_key,
             "include_system": includes_standard,
             "limit": window.size + 1,
+            "byte_limit": PAGE_BYTES,
         }
         position, field_id = window.position or (-1, 0)
         if window.is_backwards:
@@ -64,7 +65,9 @@ class ObjectFields:
         async with self._database.main.connection() as connection:
             await _require_object(connection, principal, object_key)
             rows = await connection.fetch(*statement)
-        return self._cursors.page(scope, window, rows, lambda row: (row["position"], row["field_id"]))
+        return self._cursors.page(
+            scope, window, rows, lambda row: (row["position"], row["field_id"]), bytes_of
+        )
 
     async def show(self, principal: Principal, object_key: str, key_or_id: str) -> FieldRow:
         """The field of that key or id. Raises RecordNotFound."""

@@ -5,7 +5,7 @@ A deleted object is gone at once for every caller; its records are purged in the
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Database
 from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
-from upsert_svc.paging import Cursors, Page, PageRequest
+from upsert_svc.paging import PAGE_BYTES, Cursors, Page, PageRequest, bytes_of
 from upsert_svc.payloads import ObjectBody, first_set
 
 _SQL = statements.load("objects")
@@ -119,15 +119,15 @@ class Objects:
         """One page of the account's objects, the newest last. Raises BadRequest."""
         scope = f"objects {principal.account_id}"
         window = self._cursors.window(scope, request)
-        part = {"account_id": principal.account_id, "limit": window.size + 1}
+        part = {"account_id": principal.account_id, "limit": window.size + 1, "byte_limit": PAGE_BYTES}
         if window.is_backwards and window.position is not None:
             statement = _SQL.list_objects_backwards(before=window.position[0], **part)
         else:
             statement = _SQL.list_objects(after=window.position[0] if window.position else 0, **part)
         async with self._database.main.connection() as connection:
             rows = await connection.fetch(*statement)
-        objects = [_custom_object(row) for row in rows]
-        return self._cursors.page(scope, window, objects, lambda item: (item.object_id,))
+        page = self._cursors.page(scope, window, rows, lambda row: (row["object_id"],), bytes_of)
+        return replace(page, items=[_custom_object(row) for row in page.items])
 
     async def update(self, principal: Principal, key: str, body: ObjectBody) -> CustomObject:
         """Changes what is sent of an object. Raises RecordNotFound, RecordInvalid."""

@@ -12,8 +12,8 @@ from upsert_svc import json_body
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db.pools import Connection, Pinned, Row
 from upsert_svc.definitions.compiled import Definition
-from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound, ServiceError
-from upsert_svc.payloads import external_id_problem, name_problem, record_patch
+from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound, ServiceError, shortened
+from upsert_svc.payloads import TEXT_LIMIT, external_id_problem, name_problem, record_patch
 from upsert_svc.records import record_store, write_batching
 from upsert_svc.records.rules import record_or_raise, require_findable, validate
 from upsert_svc.records.values import NEW, By, Identifier, WriteRequest, WriteRow
@@ -284,7 +284,7 @@ def _sent_identifier(action: str, value: Any, attribute: str) -> str | None:
         value = value.get(attribute)
     elif not is_sought or not action.startswith("delete"):
         return None
-    return value if isinstance(value, str) and value else None
+    return shortened(value, TEXT_LIMIT) if isinstance(value, str) and value else None
 
 
 def _described(error: ServiceError) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+from upsert_svc import paging
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Database, Row
@@ -147,7 +148,9 @@ class Search:
                 rows: Sequence[Row] = await connection.fetch(*reading)
         else:
             rows = await self._search(definition, query, window, completed)
-        page = self._cursors.page(scope, window, rows, lambda row: page_query.position_of(order, row))
+        page = self._cursors.page(
+            scope, window, rows, lambda row: page_query.position_of(order, row), paging.bytes_of
+        )
         return replace(page, items=[record_of(row) for row in page.items])
 
     async def _search(
@@ -199,9 +202,14 @@ async def _found(
     rows: Sequence[Row] = ()
     for plan in plans:
         rows = await connection.fetch(*completed(plan.statement, order=plan.order, window=plan.window))
-        if len(rows) > window.size or await _is_exhausted(connection, definition, plan):
+        if _is_full(rows, window) or await _is_exhausted(connection, definition, plan):
             break
     return rows
+
+
+def _is_full(rows: Sequence[Row], window: Window) -> bool:
+    """Whether there are as many rows as the page holds, and more."""
+    return len(rows) > paging.count_fitting(rows, window.size, paging.bytes_of)
 
 
 async def plans_for(
@@ -375,6 +383,7 @@ def _completing(
         external_ids=query.external_ids,
         condition=condition,
         version=None if query.criteria is None else definition.version,
+        byte_limit=paging.PAGE_BYTES,
     )
 
 
