@@ -83,6 +83,14 @@ def test_every_documented_setting_is_one() -> None:
     assert {name for names, _ in documented_settings() for name in names} <= known
 
 
+def test_every_setting_that_is_a_number_or_a_rate_is_told_as_the_bound_that_it_is() -> None:
+    told = set(re.findall(r"`([A-Z_]+)`", section("docs/operations.md", "What can grow, and its bound")))
+    for name, field in Settings.model_fields.items():
+        if field.annotation in (int, float) or "rate_limit" in name:
+            assert name.upper() in told, name.upper()
+    assert told <= {name.upper() for name in Settings.model_fields}
+
+
 # Routes
 
 
