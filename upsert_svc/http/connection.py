@@ -1,6 +1,12 @@
 """A connection without what is said on it: its time, its pauses, what is unsent, how it ends."""
 
 import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
+import sys
+import termios
 from typing import Any
 
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
@@ -10,12 +16,14 @@ from upsert_svc.http.answers import ready_answer
 from upsert_svc.http.traffic import RECEIVED_BYTES, Traffic, ticks
 
 HIGH_WATER_BYTES = 16 << 10  # of unsent answers, before nothing more is read
+SYSTEM_BYTES = 128 << 10  # of an answer, not sent by the system, before it takes no more
 LINGER_SECONDS = 1
 LINGER_BYTES = 1 << 20
 
 # Why reading is paused; a sum of these
 FOR_PIPELINE, FOR_BODY, FOR_ANSWER = 1, 2, 4
 
+_AT_ONCE = struct.pack("ii", 1, 0)
 _TURNED_AWAY = ready_answer(503, ServiceUnavailable("Too many connections are open just now"), is_last=True)
 
 
@@ -38,6 +46,7 @@ class BoundedConnection(asyncio.BufferedProtocol):
         self._rest = b""  # received, and not parsed yet
         self._rest_start = 0
         self._lingered_bytes = 0
+        self._written_bytes = 0  # last
         self.is_clogged = False
         self._is_clear = asyncio.Event()
 
@@ -65,6 +74,7 @@ class BoundedConnection(asyncio.BufferedProtocol):
         self._connections.add(self)
         self._traffic.start()
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=0)
+        self._bound_what_the_system_holds()
         if has_room:
             self._deadline = self._traffic.tick + self._header_ticks
             self._be_idle(self._traffic.silent)
@@ -95,6 +105,8 @@ class BoundedConnection(asyncio.BufferedProtocol):
 
     def cut_off(self) -> None:
         self._is_closed = True
+        with contextlib.suppress(OSError):  # the system has nothing to keep for the client either
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._transport.abort()
 
     def _linger(self) -> None:
@@ -194,6 +206,7 @@ class BoundedConnection(asyncio.BufferedProtocol):
     def write(self, *pieces: bytes) -> None:
         if self._is_closed:
             return
+        self._written_bytes = len(pieces[-1])
         if len(pieces) == 1:
             self._transport.write(pieces[0])
         else:
@@ -217,10 +230,31 @@ class BoundedConnection(asyncio.BufferedProtocol):
         self._resume(FOR_ANSWER)
         self._go_on()
 
-    def unsent_bytes(self) -> int:
+    def untaken_bytes(self) -> int:
+        return self._unsent_bytes() + self._bytes_of_the_system()
+
+    def held_bytes(self) -> int:
+        return max(self._unsent_bytes(), self._written_bytes)
+
+    def _unsent_bytes(self) -> int:
         size: int = self._transport.get_write_buffer_size()
         return size
 
+    def _bytes_of_the_system(self) -> int:
+        """What the system has not sent or not heard of; else a slow client would seem to stand still."""
+        size = bytearray(4)
+        try:
+            fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, size)
+        except OSError:
+            return 0
+        return int.from_bytes(size, sys.byteorder)
+
+    def _bound_what_the_system_holds(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # not every kind of socket has it
+            self._transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SYSTEM_BYTES
+            )
+
     def _watch_unsent(self) -> None:
-        if self.unsent_bytes():
+        if self._unsent_bytes():
             self._traffic.unsent.watch(self, self._traffic.tick)

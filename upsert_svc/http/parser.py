@@ -100,9 +100,9 @@ class RequestParser:
             raise _refusal_of(error) from None
         if self.is_in_head:
             self._count_head()
-        elif self._trailer_bytes > TRAILERS_LIMIT_BYTES or (
-            self.length is None and self._framing_bytes > TRAILERS_LIMIT_BYTES
-        ):
+            if self._trailer_bytes:
+                self._forget_trailers()
+        elif self.length is None and self._framing_bytes > TRAILERS_LIMIT_BYTES:
             raise Refused(431, "The trailers are too large")
         if stop == end and (self.head_bytes or not self.is_in_head):
             self._tail = (self._tail + view[max(start, end - 3) : end])[-3:]
@@ -119,6 +119,11 @@ class RequestParser:
                 return min(start + place + 4 - len(tail), end)
         place = data.find(_END, start, end)
         return end if place < 0 else place + 4
+
+    def _forget_trailers(self) -> None:
+        """Begins anew: to httptools a trailer may say that the connection ends here."""
+        self._parser = httptools.HttpRequestParser(self)
+        self._trailer_bytes = 0
 
     def _count_head(self) -> None:
         self.head_bytes += self._slice_bytes
@@ -140,6 +145,8 @@ class RequestParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_in_head:
             self._trailer_bytes += len(name) + len(value)  # a trailer counts for nothing else
+            if self._trailer_bytes > TRAILERS_LIMIT_BYTES:
+                raise Refused(431, "The trailers are too large")
             return
         name = name.lower()
         if name == b"authorization":

@@ -40,7 +40,11 @@ class Connection(Protocol):
 
     def on_tick(self, tick: int) -> None: ...
 
-    def unsent_bytes(self) -> int: ...
+    def untaken_bytes(self) -> int:
+        """What the client has still to take."""
+
+    def held_bytes(self) -> int:
+        """The memory of that: an answer is freed when all of it was sent."""
 
     def hang_up(self) -> None:
         """Closes it; what is unsent may still arrive."""
@@ -117,10 +121,11 @@ class Admission:
 class _Unsent:
     """How much a client has still to take, since when it has not, and until when it must have."""
 
-    __slots__ = ("moved_at", "size", "until")
+    __slots__ = ("held", "moved_at", "size", "until")
 
-    def __init__(self, size: int, tick: int, timeout_ticks: int) -> None:
+    def __init__(self, size: int, held: int, tick: int, timeout_ticks: int) -> None:
         self.size = size
+        self.held = held
         self.moved_at = tick
         self.until = tick + timeout_ticks + math.ceil(size / LEAST_BYTES_PER_SECOND / TICK_SECONDS)
 
@@ -131,23 +136,23 @@ class UnsentAnswers:
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout_ticks = ticks(timeout_seconds)
         self._by_connection: dict[Connection, _Unsent] = {}
-        self._size = 0
+        self._held = 0
         self._notice = Notice("%d clients that did not take their answers were cut off")
 
     def watch(self, connection: Connection, tick: int) -> None:
         """Gives a connection its time; where all hold too much, whoever has not moved for longest goes."""
         if connection in self._by_connection:
             return
-        unsent = _Unsent(connection.unsent_bytes(), tick, self._timeout_ticks)
+        unsent = _Unsent(connection.untaken_bytes(), connection.held_bytes(), tick, self._timeout_ticks)
         self._by_connection[connection] = unsent
-        self._size += unsent.size
-        while self._size > UNSENT_BYTES:
-            held = self._by_connection
-            self._cut_off(min(held, key=lambda one: (held[one].moved_at, -held[one].size)), tick)
+        self._held += unsent.held
+        while self._held > UNSENT_BYTES:
+            every = self._by_connection
+            self._cut_off(min(every, key=lambda one: (every[one].moved_at, -every[one].held)), tick)
 
     def forget(self, connection: Connection) -> None:
         if (unsent := self._by_connection.pop(connection, None)) is not None:
-            self._size -= unsent.size
+            self._held -= unsent.held
 
     def make_room(self, tick: int) -> bool:
         """Cuts off whoever has not moved for longest, where that is long enough."""
@@ -160,9 +165,8 @@ class UnsentAnswers:
     def on_tick(self, tick: int) -> None:
         """Cuts off who has taken nothing for too long, or too little in all."""
         for connection, unsent in list(self._by_connection.items()):
-            size = connection.unsent_bytes()
+            size = connection.untaken_bytes()
             if size < unsent.size:
-                self._size -= unsent.size - size
                 unsent.size, unsent.moved_at = size, tick
             if tick >= min(unsent.until, unsent.moved_at + self._timeout_ticks):
                 self._cut_off(connection, tick)
