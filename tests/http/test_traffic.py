@@ -33,6 +33,9 @@ class Client:
     def cut_off(self) -> None:
         self.is_cut_off = True
 
+    def go_on(self) -> None:
+        raise AssertionError
+
 
 def ticks_until_cut_off(unsent: UnsentAnswers, client: Client) -> int | None:
     """None where it takes all before."""

@@ -56,8 +56,8 @@ class BoundedConnection(asyncio.BufferedProtocol):
         """Does what is to be done with data[start:end], of which `view` is a view, or keeps it."""
         raise NotImplementedError
 
-    def _go_on(self) -> None:
-        """Takes up what was kept."""
+    def go_on(self) -> None:
+        """Takes up some of what was kept."""
         raise NotImplementedError
 
     def _lost(self) -> None:
@@ -228,7 +228,8 @@ class BoundedConnection(asyncio.BufferedProtocol):
         self._is_clear.set()
         self._traffic.unsent.forget(self)
         self._resume(FOR_ANSWER)
-        self._go_on()
+        if self._rest:
+            self._traffic.take_turn(self)
 
     def untaken_bytes(self) -> int:
         return self._unsent_bytes() + self._bytes_of_the_system()

@@ -58,7 +58,6 @@ class RequestParser:
         self.expects_continue = False
         self.length: int | None = None  # of the body; None where it is chunked, or there is none
         self._body_left = 0
-        self._has_too_many_headers = False
         self._framing_bytes = 0  # since a chunk began, and no body
         self._trailer_bytes = 0
 
@@ -123,7 +122,7 @@ class RequestParser:
     def _count_head(self) -> None:
         self.head_bytes += self._slice_bytes
         self._slice_bytes = 0
-        if self.head_bytes <= self._head_limit_bytes and not self._has_too_many_headers:
+        if self.head_bytes <= self._head_limit_bytes:
             return
         if len(self.url) * 2 > self._head_limit_bytes:
             raise Refused(414, "The request line is too long")
@@ -150,10 +149,9 @@ class RequestParser:
             self.length = int(value)
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
-        if len(self.headers) < HEADERS_LIMIT:
-            self.headers.append((name, value))
-        else:
-            self._has_too_many_headers = True
+        if len(self.headers) >= HEADERS_LIMIT:
+            raise Refused(431, f"The headers are too large: they are more than {HEADERS_LIMIT}")
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._count_head()

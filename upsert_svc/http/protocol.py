@@ -26,7 +26,7 @@ from upsert_svc.http.traffic import HEAD_BYTES, RECEIVED_BYTES, TICK_SECONDS, Tr
 UNTAKEN_BYTES = 64 << 10  # of a body, before no more of it is read
 LARGE_HEAD_BYTES = 8 << 10  # of a head, before it is counted
 SMALL_BODY_BYTES = 64 << 10  # of a refused request, which is read so that the connection can be kept
-SLICES_AT_A_TIME = 64  # of what one connection has sent, before others have their turn
+SLICES_AT_A_TIME = 8  # of what one connection has sent, before others have their turn
 _PROBES = frozenset({b"/healthz", b"/readyz", b"/healthz.json", b"/readyz.json"})
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _OF_NOBODY = -1  # whose share a probe counts to
@@ -135,7 +135,7 @@ class BoundedHttp(BoundedConnection):
                         self._await_the_rest()
                     return
             else:
-                self._loop.call_soon(self._go_on)  # others have their turn first
+                self._traffic.take_turn(self)
             self._keep(*((data, start) if isinstance(data, bytes) else (bytes(view[start:end]), 0)))
         except Refused as refused:
             self._refuse(refused)
@@ -144,7 +144,7 @@ class BoundedHttp(BoundedConnection):
         """Whether the next request has to wait: one is under way, or its answer is not taken."""
         return self._exchange is not None or self.is_clogged
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         if self._is_closed or not self._rest or (self._parser.is_in_head and self._is_busy()):
             return
         rest, start = self._rest, self._rest_start
@@ -283,7 +283,7 @@ class BoundedHttp(BoundedConnection):
             self._await_unwanted_body()
         elif self._rest:
             self._is_resting = True
-            self._loop.call_soon(self._go_on)
+            self._traffic.take_turn(self)
         else:
             self._await_request()
 
