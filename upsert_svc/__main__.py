@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
-from upsert_svc import demo, migrations, server
+from upsert_svc import demo, logs, migrations, server
 from upsert_svc.accounts import tokens
 from upsert_svc.db import embedded
 from upsert_svc.db.pools import UnreachableDatabase, owner_transaction
@@ -90,8 +90,12 @@ def serve(
     with_demo: Annotated[
         bool, typer.Option("--demo", help="Make a token and an object to try, and show how")
     ] = False,
+    show_token: Annotated[
+        bool, typer.Option("--show-token", help="Print the token of the demo, too")
+    ] = False,
 ) -> None:
     """Migrates the database, makes the bootstrap admin, and answers requests until stopped."""
+    logs.configure()
     settings = _settings(data_dir, database_url)
     # Ctrl-C and SIGTERM both unwind to here, so that the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -100,8 +104,11 @@ def serve(
         owner_url = settings.migration_database_url
         _prepare(owner_url.get_secret_value() if owner_url else url, settings)
         if with_demo:
-            token = asyncio.run(demo.prepare(settings, url, settings.data_dir / "demo-token"))
-            typer.echo(demo.introduction(f"http://{host}:{port}", token))
+            token_file = (settings.data_dir / "demo-token").absolute()
+            token = asyncio.run(demo.prepare(settings, url, token_file))
+            typer.echo(demo.introduction(f"http://{host}:{port}", token_file))
+            if show_token:
+                typer.echo(f"Token of an admin: {token}")
         else:
             typer.echo(f"Serving at http://{host}:{port}")
         server.run(host, port, workers=workers, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
@@ -116,6 +123,7 @@ def _prepare(owner_url: str, settings: Settings) -> None:
 @app.command()
 def work(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Migrates the database and carries out bulk jobs until stopped, without answering requests."""
+    logs.configure()
     settings = _settings(data_dir, database_url)
 
     async def until_stopped(url: str) -> None:

@@ -140,6 +140,7 @@ def options(*, shutdown_timeout_seconds: int) -> dict[str, Any]:
         "http": BoundedHttp,
         "ws": "none",
         "access_log": False,
+        "log_config": None,  # that of `logs`
         "server_header": False,
         "proxy_headers": False,
         "log_level": "warning",
@@ -150,7 +151,7 @@ def options(*, shutdown_timeout_seconds: int) -> dict[str, Any]:
 def run(host: str, port: int, *, workers: int, shutdown_timeout_seconds: int) -> None:
     """Serves until a signal; each worker makes the application anew, from the environment."""
     uvicorn.run(
-        "upsert_svc.app:create",
+        "upsert_svc.app:serving",
         factory=True,
         host=host,
         port=port,
