@@ -24,6 +24,7 @@ def options(*, shutdown_timeout_seconds: int) -> dict[str, Any]:
         "backlog": BACKLOG,
         "ws": "none",
         "access_log": False,
+        "log_config": None,  # that of `logs`
         "server_header": False,
         "proxy_headers": False,
         "log_level": "warning",
@@ -111,7 +112,7 @@ def run(
 ) -> None:
     """Serves until a signal; each worker makes the application anew, from the environment."""
     config = StoppingConfig(
-        "upsert_svc.workers:create" if workers > 1 else "upsert_svc.app:create",
+        "upsert_svc.workers:create" if workers > 1 else "upsert_svc.app:serving",
         factory=True,
         workers=workers,
         delay_seconds=delay_seconds,
