@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from tests.support.processes import free_port
 from upsert_svc import server
+from upsert_svc.asgi import WAITED_SECONDS
 from upsert_svc.http import limits
-from upsert_svc.http.protocol import WAITED_SECONDS
 from upsert_svc.settings import Settings
 
 _released = asyncio.Event()
