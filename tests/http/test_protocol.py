@@ -15,8 +15,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from upsert_svc import server
+from upsert_svc.http import limits
 from upsert_svc.http.exchange import Exchange
-from upsert_svc.http.protocol import BoundedHttp
+from upsert_svc.http.protocol import BoundedHttp, traffic_of
 
 HEADER_SECONDS = 0.4
 EXPECTING = b"POST /%b HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
@@ -465,3 +466,44 @@ async def test_a_connection_that_has_ended_leaves_nothing_for_the_collector() ->
     finally:
         gc.enable()
     assert left == []
+
+
+ENDS = [
+    b"",
+    GET % b"later",
+    GET % b"later" + GET % b"x" * 100,
+    EXPECTING % b"later" + b"123",
+    EXPECTING % b"unread" + b"123",
+    b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n" + b"x" * 300_000,
+    b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n" + b"x" * 300_000,
+    b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\nno size",
+    b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-A: " + b"a" * 20_000,
+    b"GET /x HTTP/1.1\r\nX-A: " + b"a" * 30_000,
+    b"GET /later HTTP/1.1\r\nX-A: " + b"a" * 30_000 + b"\r\n\r\n" + GET % b"x",
+    b"GET /x HTTP/1.1\r\nX-A: " + b"a" * 70_000,
+    b"no HTTP\r\n\r\n" + GET % b"x",
+    GET % b"close" + GET % b"x",
+]
+
+
+@pytest.mark.parametrize("requests", [1000, 0], ids=["taken", "refused"])
+@pytest.mark.parametrize("sent", ENDS)
+async def test_however_a_connection_ends_nothing_of_it_is_counted_any_more(
+    sent: bytes, requests: int
+) -> None:
+    kept, state = Kept(), ServerState()
+    config = uvicorn.Config(app, lifespan="off", **server.options(shutdown_timeout_seconds=1))
+    protocol = Hasty(config, state, {limits.STATE: limits.Limits(requests=requests)})
+    traffic = traffic_of(state)
+    protocol.connection_made(kept)
+    for start in range(0, len(sent), 1 << 16):
+        room = protocol.get_buffer(-1)
+        piece = sent[start : start + len(room)]
+        room[: len(piece)] = piece
+        protocol.buffer_updated(len(piece))
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    await asyncio.gather(*state.tasks)
+    await asyncio.sleep(0)  # what is done when a task has ended
+    assert (traffic.received_bytes, traffic.head_bytes, traffic.admission.count) == (0, 0, 0)
+    assert not any((traffic.silent, traffic.kept, traffic.lingering, state.connections, state.tasks))

@@ -70,11 +70,6 @@ class RequestParser:
         return method.decode("ascii")
 
     @property
-    def http_version(self) -> str:
-        version: str = self._parser.get_http_version()
-        return version
-
-    @property
     def keeps_alive(self) -> bool:
         return self.http_version != "1.0" and bool(self._parser.should_keep_alive())
 
@@ -163,6 +158,7 @@ class RequestParser:
     def on_headers_complete(self) -> None:
         self._count_head()
         self.is_in_head = False
+        self.http_version: str = self._parser.get_http_version()
         self._body_left = self.length or 0
         self._tail = b""
         self._listener.begin_request()

@@ -99,6 +99,11 @@ class Admission:
         self._shares[owner] = share + 1
         return owner
 
+    @property
+    def count(self) -> int:
+        """How many requests are under way."""
+        return self._count
+
     def release(self, owner: int) -> None:
         """Ends what was admitted."""
         self._count -= 1
