@@ -18,6 +18,7 @@ from upsert_svc.records.record_store import Records
 from upsert_svc.records.write_batching import Direct, WriteBatcher, Writer
 from upsert_svc.search.planner import Search
 from upsert_svc.settings import Settings
+from upsert_svc.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Service:
     jobs: Jobs
     reader: ReadBatcher
     write_batcher: WriteBatcher
+    turns: Turns
 
     async def once(
         self, request: IdempotentRequest, perform: Callable[["Service"], Awaitable[Answer]]
@@ -69,6 +71,7 @@ class Service:
             definitions=self.definitions,
             reader=self.reader,
             write_batcher=self.write_batcher,
+            turns=self.turns,
         )
 
 
@@ -89,6 +92,7 @@ def compose(settings: Settings, database: Database, cursor_key: bytes) -> Servic
         definitions=Definitions(database.lookups),
         reader=ReadBatcher(database.main),
         write_batcher=write_batcher,
+        turns=Turns(),
     )
 
 
@@ -102,6 +106,7 @@ def _assembled(
     definitions: Definitions,
     reader: ReadBatcher,
     write_batcher: WriteBatcher,
+    turns: Turns,
 ) -> Service:
     records = Records(database, definitions, writer, reader)
     return Service(
@@ -124,4 +129,5 @@ def _assembled(
         jobs=Jobs(database, definitions, cursors, job_limit=settings.job_limit),
         reader=reader,
         write_batcher=write_batcher,
+        turns=turns,
     )

@@ -23,6 +23,7 @@ from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooMany
 from upsert_svc.paging import PAGE_SIZE_LIMIT, PageRequest
 from upsert_svc.service import Service
 from upsert_svc.settings import Network
+from upsert_svc.turns import HEAVY_BYTES
 
 _PRINCIPAL = "upsert_svc.principal"  # in the scope, which is the request's own
 _QUERY_LIMIT = 200
@@ -52,13 +53,22 @@ class Call:
         return value
 
     async def json(self) -> Any:
-        """The body as JSON; see `body`."""
-        return json_body.parse(await self.raw_body())
+        """The body as JSON; see `raw_body`. A large one waits for its turn, see `turn`."""
+        raw = await self.raw_body()
+        if len(raw) > HEAVY_BYTES:
+            await self.turn(raw)
+        return json_body.parse(raw)
 
     async def json_or(self, default: Any) -> Any:
         """The body as JSON, or the default where it is empty: some clients send none."""
         raw = await self.raw_body()
+        await self.turn(raw)
         return json_body.parse(raw) if raw else default
+
+    async def turn(self, raw: bytes) -> None:
+        """Waits, where the body is large, until it is the account's turn; that lasts until the next wait."""
+        if len(raw) > HEAVY_BYTES:
+            await self.service.turns.take(self.principal.account_id)
 
     async def raw_body(self) -> bytes:
         """The body as it was sent."""
