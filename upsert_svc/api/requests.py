@@ -22,6 +22,7 @@ from upsert_svc.api import request_body
 from upsert_svc.asgi import TAKEN, WAITED_SECONDS
 from upsert_svc.db.turns import CALLER
 from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooManyValues, shortened
+from upsert_svc.heavy_work import HEAVY_BYTES
 from upsert_svc.memory import Held
 from upsert_svc.paging import PAGE_SIZE_LIMIT, PageRequest
 from upsert_svc.service import Service
@@ -60,13 +61,22 @@ class Call:
         return value
 
     async def json(self) -> Any:
-        """The body as JSON; see `body`."""
-        return json_body.parse(await self.raw_body())
+        """The body as JSON; see `raw_body`. A large one waits for its turn, see `turn`."""
+        raw = await self.raw_body()
+        if len(raw) > HEAVY_BYTES:
+            await self.turn(raw)
+        return json_body.parse(raw)
 
     async def json_or(self, default: Any) -> Any:
         """The body as JSON, or the default where it is empty: some clients send none."""
         raw = await self.raw_body()
+        await self.turn(raw)
         return json_body.parse(raw) if raw else default
+
+    async def turn(self, raw: bytes) -> None:
+        """Waits, where the body is large, until it is the account's turn; that lasts until the next wait."""
+        if len(raw) > HEAVY_BYTES:
+            await self.service.heavy_work.take(self.principal.account_id)
 
     async def raw_body(self) -> bytes:
         """The body as it was sent."""
