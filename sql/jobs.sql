@@ -48,8 +48,14 @@ select *
  order by place;
 
 -- name: claim
--- An unfinished job with its next items, until the transaction ends; none while another worker is at it.
-select object_id, object_key, user_id, action, total, progress, items[progress + 1 : progress + :limit] as items
+-- An unfinished job with its next items, until the transaction ends; none while another worker is at it. Of the
+-- items the first, and as many more as have so many characters together.
+select object_id, object_key, user_id, action, total, progress,
+       array(select item
+               from (select item, place, sum(length(item)) over (order by place) as characters
+                       from unnest(items[progress + 1 : progress + :limit]) with ordinality as t(item, place)) as next
+              where place = 1 or characters <= :characters
+              order by place) as items
   from jobs
  where account_id = :account_id and job_id = :job_id and finished_at is null
    for no key update skip locked;

@@ -1,13 +1,15 @@
 """The commands as an operator types them, in processes of their own."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import re
 import signal
 import socket
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 from tests.support.harness import Cluster
-from tests.support.processes import TOKEN, free_port, run, serving, start, until_ready
+from tests.support.processes import TOKEN, free_port, run, serving, start, start_in, until_ready
 
 ADMIN = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": TOKEN}
 CARS = "/api/v2/custom_objects/car/records"
@@ -47,26 +49,50 @@ async def test_several_workers_share_one_embedded_server(tmp_path: Path) -> None
     assert not (tmp_path / "data" / "cluster" / "data" / "postmaster.pid").exists()
 
 
-async def test_the_demo_prints_requests_that_work_when_pasted(tmp_path: Path) -> None:
+async def test_the_demo_prints_requests_that_work_when_pasted_anywhere_and_no_token(tmp_path: Path) -> None:
+    data = tmp_path / "it's data"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    async with _demo(data) as (text, client):
+        token = (data / "demo-token").read_text().strip()
+        assert stat.S_IMODE((data / "demo-token").stat().st_mode) == 0o600
+        assert token not in text
+        assert len(token) > 40
+        headers = {"Authorization": f"Bearer {token}"}
+        assert (await client.get("/api/v2/custom_objects", headers=headers)).status_code == 200
+        for command, outcome in zip(
+            re.findall(r"^ +(curl .*)$", text, re.M), ("created", "unchanged"), strict=True
+        ):
+            pasted = await asyncio.create_subprocess_shell(
+                command, stdout=asyncio.subprocess.PIPE, cwd=elsewhere
+            )
+            out, _ = await pasted.communicate()
+            assert "HTTP/1.1 200" in out.decode()
+            assert f"upsert-result: {outcome}" in out.decode()
+    (data / "demo-token").chmod(0o644)
+    async with _demo(data, "--show-token") as (text, _):
+        assert f"Token of an admin: {token}" in text
+        assert stat.S_IMODE((data / "demo-token").stat().st_mode) == 0o600
+
+
+@contextlib.asynccontextmanager
+async def _demo(data: Path, *arguments: str) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
+    """The demo, and what it prints until it serves."""
     port = free_port()
-    process = await start("serve", "--demo", "--port", str(port), "--data-dir", str(tmp_path / "data"))
+    named = ("--port", str(port), "--data-dir", data.name)
+    process = await start_in(data.parent, "serve", "--demo", *named, *arguments)
     try:
         text = ""
-        while text.count("curl") < 2:
+        while text.count("curl") < 2 or ("--show-token" in arguments and "Token of" not in text):
             assert process.stdout is not None
             text += (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             await until_ready(client, process)
-        for command, outcome in zip(
-            re.findall(r"^ +(curl .*)$", text, re.M), ("created", "unchanged"), strict=True
-        ):
-            pasted = await asyncio.create_subprocess_shell(command, stdout=asyncio.subprocess.PIPE)
-            out, _ = await pasted.communicate()
-            assert "HTTP/1.1 200" in out.decode()
-            assert f"upsert-result: {outcome}" in out.decode()
+            yield text, client
     finally:
         process.terminate()
-        await asyncio.wait_for(process.communicate(), 30)
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert b"upsert_" not in out
 
 
 async def test_a_token_is_printed_once_listed_without_its_text_and_revoked(cluster: Cluster) -> None:

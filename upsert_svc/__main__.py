@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
-from upsert_svc import demo, migrations, server
+from upsert_svc import demo, logs, migrations, server
 from upsert_svc.accounts import tokens
 from upsert_svc.db import embedded, roles
 from upsert_svc.db.pools import SERVICE_ROLE, UnreachableDatabase, owner_transaction
@@ -95,8 +95,12 @@ def serve(
     with_demo: Annotated[
         bool, typer.Option("--demo", help="Make a token and an object to try, and show how")
     ] = False,
+    show_token: Annotated[
+        bool, typer.Option("--show-token", help="Print the token of the demo, too")
+    ] = False,
 ) -> None:
     """Migrates the database, makes the bootstrap admin, and answers requests until stopped."""
+    logs.configure()
     settings = _settings(data_dir, database_url)
     # Ctrl-C and SIGTERM both unwind to here, so that the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -108,11 +112,13 @@ def serve(
         os.environ["UPSERT_SVC_DATABASE_URL"] = urls.service  # the workers read it
         os.environ.pop("UPSERT_SVC_MIGRATION_DATABASE_URL", None)  # and need not know this one
         _prepare_to_serve(urls, settings)
-        token_file = settings.data_dir / "demo-token"
+        token_file = (settings.data_dir / "demo-token").absolute()
         token = asyncio.run(demo.prepare(settings, urls.owner, token_file)) if with_demo else None
         server.listen(sockets)
         address = f"http://{host}:{sockets[0].getsockname()[1]}"
-        typer.echo(demo.introduction(address, token) if token else f"Serving at {address}")
+        typer.echo(demo.introduction(address, token_file) if token else f"Serving at {address}")
+        if token and show_token:
+            typer.echo(f"Token of an admin: {token}")
         server.run(
             sockets,
             workers=workers,
@@ -143,6 +149,7 @@ def _prepare_to_serve(urls: _Urls, settings: Settings) -> None:
 @app.command()
 def work(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Migrates the database and carries out bulk jobs until stopped, without answering requests."""
+    logs.configure()
     settings = _settings(data_dir, database_url)
 
     async def until_stopped(url: str) -> None:

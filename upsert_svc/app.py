@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from upsert_svc import purge
+from upsert_svc import logs, purge
 from upsert_svc.accounts import tokens
 from upsert_svc.accounts.rate_limits import RateLimits
 from upsert_svc.api import responses
@@ -30,6 +30,12 @@ from upsert_svc.settings import Settings
 from upsert_svc.watchdog import Watchdog
 
 _NEW_OBJECTS = 10_000  # before the collector looks for cycles among them
+
+
+def serving() -> Middleware:
+    """The application of a process that serves it alone: set from the environment, with a log."""
+    logs.configure()
+    return create()
 
 
 def create(settings: Settings | None = None) -> Middleware:

@@ -20,8 +20,10 @@ _DIGITS = bytes.maketrans(b"123456789.", b"0000000000")
 _LONG_NUMBER = b"0" * 100
 
 
-def parse(raw: bytes) -> Any:
-    """The JSON value of a body; floats come as Decimal, digit by digit.
+def parse(raw: bytes, *, around: int = 0) -> Any:
+    """The JSON value of a body, or of a part of one with so many levels around it.
+
+    Floats come as Decimal, digit by digit.
 
     Raises BadRequest for what is not strict JSON in UTF-8, TooManyValues for more than VALUE_LIMIT values,
     RecordInvalid for text that cannot be stored.
@@ -32,7 +34,7 @@ def parse(raw: bytes) -> Any:
         value = _parsed(raw)
     except ValueError:
         value = _parsed_slowly(raw)  # which says what is wrong
-    _refuse_depth(raw, value)
+    _refuse_depth(raw, value, DEPTH_LIMIT - around)
     if b"\\u" in raw:
         _refuse_unstorable_text(value)
     return value
@@ -78,7 +80,7 @@ def _parsed_slowly(raw: bytes) -> Any:
     except ValueError as error:
         raise BadRequest(f"The body is not valid JSON: {error}") from None
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -114,20 +116,21 @@ _decode = json.JSONDecoder(
 ).decode
 
 
-def _too_deep() -> BadRequest:
+def too_deep() -> BadRequest:
+    """The refusal of what is nested too deep."""
     return BadRequest(f"The body is nested deeper than {DEPTH_LIMIT} levels")
 
 
-def _refuse_depth(raw: bytes, value: Any) -> None:
+def _refuse_depth(raw: bytes, value: Any, limit: int) -> None:
     # not counted to the end: splitting stops, and looks for a byte where counting looks at each
-    if len(raw.split(b"{", DEPTH_LIMIT)) + len(raw.split(b"[", DEPTH_LIMIT)) <= DEPTH_LIMIT:
+    if len(raw.split(b"{", limit)) + len(raw.split(b"[", limit)) <= limit:
         return
     level = [value]
-    for _ in range(DEPTH_LIMIT + 1):
+    for _ in range(limit + 1):
         if not level:
             return
         level = [child for parent in level for child in _children(parent)]
-    raise _too_deep()
+    raise too_deep()
 
 
 def _children(value: Any) -> list[Any]:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import socket
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ def options(*, shutdown_timeout_seconds: int) -> dict[str, Any]:
         "backlog": BACKLOG,
         "ws": "none",
         "access_log": False,
+        "log_config": None,  # that of `logs`
         "server_header": False,
         "proxy_headers": False,
         "log_level": "warning",
@@ -111,7 +113,7 @@ def run(
 ) -> None:
     """Serves until a signal; each worker makes the application anew, from the environment."""
     config = StoppingConfig(
-        "upsert_svc.workers:create" if workers > 1 else "upsert_svc.app:create",
+        "upsert_svc.workers:create" if workers > 1 else "upsert_svc.app:serving",
         factory=True,
         workers=workers,
         delay_seconds=delay_seconds,
@@ -125,6 +127,8 @@ def run(
             sys.exit(STARTUP_FAILURE)
         return
     server = GracefulServer(config)
+    # a signal may come before it begins
+    warnings.filterwarnings("ignore", "coroutine 'Server.serve' was never awaited", RuntimeWarning)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(list(sockets))
     if not server.started:

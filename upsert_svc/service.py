@@ -9,6 +9,7 @@ from upsert_svc.db.pools import Connection, Database
 from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.definitions.fields import ObjectFields
 from upsert_svc.definitions.objects import Objects
+from upsert_svc.heavy_work import HeavyWork
 from upsert_svc.idempotency import Answer, IdempotentRequest
 from upsert_svc.jobs.job_store import Jobs
 from upsert_svc.memory import Memory
@@ -39,6 +40,7 @@ class Service:
     reader: ReadBatcher
     write_batcher: WriteBatcher
     memory: Memory
+    heavy_work: HeavyWork
 
     async def once(
         self, request: IdempotentRequest, perform: Callable[["Service"], Awaitable[Answer]]
@@ -72,6 +74,7 @@ class Service:
             reader=self.reader,
             write_batcher=self.write_batcher,
             memory=self.memory,
+            heavy_work=self.heavy_work,
         )
 
 
@@ -94,6 +97,7 @@ def compose(settings: Settings, database: Database, cursor_key: bytes) -> Servic
         reader=ReadBatcher(database.main, wait_seconds=settings.acquire_timeout_seconds),
         write_batcher=write_batcher,
         memory=Memory.of(settings.memory_limit_bytes),
+        heavy_work=HeavyWork(),
     )
 
 
@@ -108,6 +112,7 @@ def _assembled(
     reader: ReadBatcher,
     write_batcher: WriteBatcher,
     memory: Memory,
+    heavy_work: HeavyWork,
 ) -> Service:
     records = Records(database, definitions, writer, reader)
     return Service(
@@ -131,4 +136,5 @@ def _assembled(
         reader=reader,
         write_batcher=write_batcher,
         memory=memory,
+        heavy_work=heavy_work,
     )

@@ -109,6 +109,14 @@ class Settings(BaseSettings):
     )
     log_requests: bool = False
 
+    @property
+    def host_proxies(self) -> tuple[Network, ...]:
+        """The proxies whose X-Forwarded-Host counts: those that the operator named.
+
+        Not every proxy on this host strips that of a client; that one is there must be said.
+        """
+        return self.trusted_proxies if "trusted_proxies" in self.model_fields_set else ()
+
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

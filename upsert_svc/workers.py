@@ -24,7 +24,7 @@ def create() -> Middleware:
     _held.append(embedded.hold())
     if (parent := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    return app.create()
+    return app.serving()
 
 
 def _end_with(parent: int) -> None:

@@ -158,6 +158,24 @@ async def test_create_makes_every_record_and_refuses_each_bad_item_alone(api: Ap
     assert sorted(record["name"] for record in await api.records(key)) == ["a", "z"]
 
 
+async def test_an_item_that_no_request_could_carry_fails_and_spoils_no_other(api: Api, key: str) -> None:
+    large = {"name": "b", "custom_object_fields": {"color": "x" * 300_000}}
+    many = {"name": "c", "custom_object_fields": {f"f{number}": 1 for number in range(20_000)}}
+    job = await api.finished_job(key, "create", [{"name": "a"}, large, many, {"name": "d"}])
+    assert statuses_of(job) == ["Created", "Failed", "Failed", "Created"]
+    for details in details_of(job)[1:3]:
+        assert details == ["The item is larger than a record may be, or has more than 20000 values"]
+    assert sorted(record["name"] for record in await api.records(key)) == ["a", "d"]
+
+
+async def test_a_refused_item_has_the_first_problems_and_their_count(api: Api, key: str) -> None:
+    item = {"name": "a", "custom_object_fields": {f"f{number}": 1 for number in range(5_000)}}
+    job = await api.finished_job(key, "create", [item])
+    details = details_of(job)[0]
+    assert len(details) == 21
+    assert details[20] == "There are 4,980 more problems"
+
+
 async def test_what_clients_send_along_is_ignored(api: Api, key: str) -> None:
     sent = {
         "id": None, "external_id": None, "photo": None, "custom_object_key": "", "url": "x",

@@ -7,6 +7,7 @@ import random
 import socket
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 
@@ -20,12 +21,17 @@ def _environment(**settings: str) -> dict[str, str]:
 
 
 async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:
+    return await start_in(None, *arguments, **settings)
+
+
+async def start_in(directory: Path | None, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "upsert_svc",
         *arguments,
         env=_environment(**settings),
+        cwd=directory,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

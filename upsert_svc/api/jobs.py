@@ -5,14 +5,21 @@ from starlette.responses import Response
 from upsert_svc.api import responses
 from upsert_svc.api.requests import Call, comma_separated, page_request
 from upsert_svc.errors import BadRequest
-from upsert_svc.jobs import job_store
+from upsert_svc.jobs import job_body
+from upsert_svc.jobs.job_body import JobRequest
 from upsert_svc.jobs.job_store import JobStatus
 
 
 async def create(call: Call) -> Response:
-    job_request, ignored = job_store.parse_job_request(await call.json())
+    job_request, ignored = await _job_request(call)
     item = await call.service.jobs.create(call.principal, call.path("key"), job_request)
     return _answer(call, item, 201, ignored)
+
+
+async def _job_request(call: Call) -> tuple[JobRequest, list[str]]:
+    raw = await call.raw_body()
+    limit = call.service.settings.body_limit_bytes
+    return await job_body.parse(raw, lambda: call.turn(raw), item_limit_bytes=limit)
 
 
 async def show(call: Call) -> Response:

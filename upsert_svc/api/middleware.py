@@ -1,6 +1,5 @@
 """What surrounds every request: its id, the .json suffix, the last word on errors, the log line."""
 
-import json
 import logging
 import random
 import re
@@ -8,12 +7,14 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
 from starlette.applications import Starlette
 from starlette.datastructures import State
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from upsert_svc import logs
 from upsert_svc.api.rate_limits import Limiter
 from upsert_svc.api.requests import Handler, known_principal, release_memory
 from upsert_svc.api.responses import error_response
@@ -21,7 +22,8 @@ from upsert_svc.errors import InternalServerError, ServiceError
 from upsert_svc.service import Service
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_log = logging.getLogger("upsert_svc.requests")
+_log = logging.getLogger(__name__)
+_requests = logging.getLogger(logs.REQUESTS)
 
 
 class FastRouter:
@@ -93,7 +95,7 @@ class Middleware:
         else:
             status = await self._routed(scope, receive, send, request_id)
         if self._log_requests:
-            _log.info(_line(scope, request_id, status, started))
+            _requests.info(_line(scope, request_id, status, started))
 
     async def _routed(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> int:
         """Has Starlette answer; its status, 0 where nothing was sent."""
@@ -138,11 +140,13 @@ def _line(scope: Scope, request_id: bytes, status: int, started: float) -> str:
     """The log line of a request, JSON; never the query, a body or a credential."""
     principal = known_principal(scope)
     line: dict[str, Any] = {
+        "time": logs.now(),
         "request_id": request_id.decode(),
         "account_id": principal and principal.account_id,
+        "user_id": principal and principal.user_id,
         "method": scope["method"],
         "route": getattr(scope.get("route"), "path", None),
         "status": status,
         "ms": round((time.perf_counter() - started) * 1000, 1),
     }
-    return json.dumps(line)
+    return orjson.dumps(line).decode()

@@ -24,8 +24,11 @@ async def upsert(call: Call) -> Response:
 
 async def create(call: Call) -> Response:
     dry_run = call.query.flag("dry_run")
-    change = WriteRequest(NEW, record_patch(await _sent(call)), is_dry_run=dry_run)
-    result = await call.service.records.write(call.principal, call.path("key"), change)
+    result = await call.service.records.write(
+        change=WriteRequest(NEW, record_patch(await _sent(call)), is_dry_run=dry_run),
+        principal=call.principal,
+        object_key=call.path("key"),
+    )
     return responses.written(call, result, 201)
 
 
@@ -42,9 +45,12 @@ async def _sent(call: Call) -> Any:
 
 async def _patch(call: Call, identifier: Identifier) -> WriteResult:
     dry_run, asked = call.query.flag("dry_run"), conditions(call)
-    patch = record_patch(await _sent(call))
-    change = WriteRequest(identifier, patch, None, asked, dry_run)
-    return await call.service.records.write(call.principal, call.path("key"), change)
+    # no name holds the values of the body: they are large, and a write may wait long
+    return await call.service.records.write(
+        change=WriteRequest(identifier, record_patch(await _sent(call)), None, asked, dry_run),
+        principal=call.principal,
+        object_key=call.path("key"),
+    )
 
 
 async def replace(call: Call) -> Response:
@@ -61,9 +67,13 @@ async def _replace(call: Call, identifier: Identifier) -> Response:
         raise BadRequest("strategy must be force, merge or replace")
     dry_run, is_data_only = call.query.flag("dry_run"), call.query.flag("dataOnly")
     asked = conditions(call)
-    patch = record_patch(await _sent(call), empty_is_a_patch=False)
-    change = WriteRequest(identifier, patch, strategy, asked, dry_run)
-    result = await call.service.records.write(call.principal, call.path("key"), change)
+    result = await call.service.records.write(
+        change=WriteRequest(
+            identifier, record_patch(await _sent(call), empty_is_a_patch=False), strategy, asked, dry_run
+        ),
+        principal=call.principal,
+        object_key=call.path("key"),
+    )
     return responses.written(call, result, is_data_only=is_data_only)
 
 

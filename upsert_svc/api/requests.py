@@ -22,6 +22,7 @@ from upsert_svc.api import request_body
 from upsert_svc.asgi import TAKEN, WAITED_SECONDS
 from upsert_svc.db.turns import CALLER
 from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooManyValues, shortened
+from upsert_svc.heavy_work import HEAVY_BYTES
 from upsert_svc.memory import Held
 from upsert_svc.paging import PAGE_SIZE_LIMIT, PageRequest
 from upsert_svc.service import Service
@@ -60,13 +61,22 @@ class Call:
         return value
 
     async def json(self) -> Any:
-        """The body as JSON; see `body`."""
-        return json_body.parse(await self.raw_body())
+        """The body as JSON; see `raw_body`. A large one waits for its turn, see `turn`."""
+        raw = await self.raw_body()
+        if len(raw) > HEAVY_BYTES:
+            await self.turn(raw)
+        return json_body.parse(raw)
 
     async def json_or(self, default: Any) -> Any:
         """The body as JSON, or the default where it is empty: some clients send none."""
         raw = await self.raw_body()
+        await self.turn(raw)
         return json_body.parse(raw) if raw else default
+
+    async def turn(self, raw: bytes) -> None:
+        """Waits, where the body is large, until it is the account's turn; that lasts until the next wait."""
+        if len(raw) > HEAVY_BYTES:
+            await self.service.heavy_work.take(self.principal.account_id)
 
     async def raw_body(self) -> bytes:
         """The body as it was sent."""
@@ -98,7 +108,8 @@ class Call:
 
     def root_url(self) -> str:
         """The absolute address of /api/v2, as this caller reaches the service."""
-        return api_url(self.scope, self.headers, self.service.settings.trusted_proxies)
+        settings = self.service.settings
+        return api_url(self.scope, self.headers, settings.trusted_proxies, settings.host_proxies)
 
 
 Endpoint = Callable[[Call], Awaitable[Response]]
@@ -266,14 +277,24 @@ async def release_memory(scope: Scope) -> None:
             held.release()
 
 
-def api_url(scope: Scope, headers: request_body.Headers, trusted_proxies: tuple[Network, ...]) -> str:
-    """The address of /api/v2 as the caller sees it; a trusted proxy may name its own scheme and host."""
+def api_url(
+    scope: Scope,
+    headers: request_body.Headers,
+    trusted_proxies: tuple[Network, ...],
+    host_proxies: tuple[Network, ...] = (),
+) -> str:
+    """The address of /api/v2 as the caller sees it.
+
+    A trusted proxy may name its own scheme, and one of `host_proxies` its own host.
+    """
     scheme, host = scope["scheme"], headers.get(b"host", b"")
     if b"x-forwarded-proto" in headers or b"x-forwarded-host" in headers:
         client = scope.get("client")
-        if _is_trusted(client[0] if client else "", trusted_proxies):
+        caller = client[0] if client else ""
+        if _is_among(caller, trusted_proxies):
             forwarded = _first(headers.get(b"x-forwarded-proto", b"")).lower().decode("latin-1")
             scheme = forwarded if forwarded in ("http", "https") else scheme
+        if _is_among(caller, host_proxies):
             forwarded_host = _first(headers.get(b"x-forwarded-host", b""))
             host = forwarded_host if _HOST.fullmatch(forwarded_host) else host
     return _root_url(scheme, host, scope.get("server"))
@@ -291,14 +312,14 @@ def _root_url(scheme: str, host: bytes, server: tuple[str, int | None] | None) -
     return f"{scheme}://{name}:{port}/api/v2" if port else f"{scheme}://{name}/api/v2"
 
 
-def _is_trusted(caller: str, trusted_proxies: tuple[Network, ...]) -> bool:
+def _is_among(caller: str, proxies: tuple[Network, ...]) -> bool:
     try:
         address = ip_address(caller)
     except ValueError:
         return False
     # a socket that listens on IPv6 and IPv4 alike sees an IPv4 caller as ::ffff:a.b.c.d
     address = getattr(address, "ipv4_mapped", None) or address
-    return any(address in network for network in trusted_proxies)
+    return any(address in network for network in proxies)
 
 
 def _quoted(part: str) -> str:

@@ -21,7 +21,7 @@ from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES
 from upsert_svc.definitions.objects import Usage
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
 from upsert_svc.paging import PAGE_BYTES, Cursors, Page, PageRequest, bytes_of
-from upsert_svc.payloads import FieldBody, NamingBody, OptionBody, first_set
+from upsert_svc.payloads import FieldBody, NamingBody, OptionBody, first_set, is_blank
 
 NAME_FIELD = "standard::name"
 LOOKUP_LIMIT = 10
@@ -257,7 +257,7 @@ def _require_field(body: FieldBody) -> None:
         problems["key"] = [Problem("Key cannot be blank", "BlankValue")]
     elif not _KEY.fullmatch(key) or key.isdigit():
         problems["key"] = [Problem("Key takes letters, digits and _, and not digits only")]
-    if not title.strip():
+    if is_blank(title):
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
     field_type = FIELD_TYPES.get(body.type or "")
     if field_type is None:
@@ -274,7 +274,7 @@ def _require_field(body: FieldBody) -> None:
 def _require_change(field: FieldRow, body: FieldBody) -> None:
     problems: dict[str, list[Problem]] = {}
     title = first_set(body.title, body.raw_title)
-    if title is not None and not title.strip():
+    if title is not None and is_blank(title):
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
     if FIELD_TYPES[field["type"]].has_pattern and body.regexp_for_validation == "":
         problems["regexp_for_validation"] = [Problem("A regexp field needs a pattern", "BlankValue")]

@@ -16,7 +16,7 @@ from upsert_svc.db.pools import Connection, Database
 from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
 from upsert_svc.paging import PAGE_BYTES, Cursors, Page, PageRequest, bytes_of
-from upsert_svc.payloads import ObjectBody, first_set
+from upsert_svc.payloads import ObjectBody, first_set, is_blank
 
 _SQL = statements.load("objects")
 _FIELDS_SQL = statements.load("fields")
@@ -134,7 +134,7 @@ class Objects:
         async with self._database.changes.transaction() as connection:
             stored = await lock(connection, principal.account_id, key)
             title = first_set(body.title, body.raw_title)
-            if title is not None and not title.strip():
+            if title is not None and is_blank(title):
                 raise RecordInvalid({"title": [Problem("Title cannot be blank", "BlankValue")]})
             row = await connection.fetchrow(
                 *_SQL.update_object(
@@ -189,7 +189,7 @@ def _require_object(key: str, title: str) -> None:
         problems["key"] = [Problem("Key cannot be blank", "BlankValue")]
     elif not _KEY.fullmatch(key) or key.isdigit():
         problems["key"] = [Problem("Key takes lower-case letters, digits and _, and not digits only")]
-    if not title.strip():
+    if is_blank(title):
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
     if problems:
         raise RecordInvalid(problems)

@@ -43,6 +43,7 @@ ACTIONS: Mapping[str, Action] = {
     ),
 }
 _ATTRIBUTES: Mapping[By, str] = {"record_id": "id", "external_id": "external_id", "name": "name"}
+_TOO_LARGE = f"The item is larger than a record may be, or has more than {json_body.VALUE_LIMIT} values"
 _TAKEN = frozenset({"name_taken", "external_id_taken"})
 
 
@@ -55,13 +56,17 @@ class _OrderMatters(Exception):
 
 
 class Item(NamedTuple):
-    """An item of a job by its place, as it was sent."""
+    """An item of a job by its place, as it was sent; None, and why, where that cannot be read."""
 
     place: int
     value: Any
+    refusal: ServiceError | None = None
 
 
-def read(texts: Iterable[str], first_place: int) -> list[Item]:
+TOO_LARGE = b""  # what is kept of an item that is larger than a body of its own might be
+
+
+async def read(texts: Iterable[str], first_place: int) -> list[Item]:
     """The next items of a job, from their JSON: the first, and as many more as are not too large together."""
     items: list[Item] = []
     characters = 0
@@ -69,8 +74,18 @@ def read(texts: Iterable[str], first_place: int) -> list[Item]:
         characters += len(text)
         if items and characters > CHUNK_CHARACTERS:
             break
-        items.append(Item(place, json_body.parse(text.encode())))
+        await asyncio.sleep(0)  # reading may take long, and requests are answered in the same process
+        items.append(_item(place, text.encode()))
     return items
+
+
+def _item(place: int, text: bytes) -> Item:
+    if text == TOO_LARGE:
+        return Item(place, None, _invalid("base", _TOO_LARGE, "TooLong"))
+    try:
+        return Item(place, json_body.parse(text))
+    except ServiceError as error:  # kept by a version of before, whose limits were others
+        return Item(place, None, error)
 
 
 def failed(principal: Principal, action: str, item: Item, error: ServiceError) -> Result:
@@ -92,7 +107,9 @@ async def apply(
     run = _Run(connection, principal, definition, action)
     for item in items:
         await asyncio.sleep(0)  # validating may take long, and requests are answered in the same process
-        if action.startswith("delete"):
+        if item.refusal is not None:
+            run.fail(item, item.refusal)
+        elif action.startswith("delete"):
             await run.delete(item)
         else:
             await run.write(item)
@@ -131,7 +148,7 @@ class _Run:
                     Pinned(self._connection), self._definition, validated
                 )
         except ServiceError as error:
-            self._fail(item, error)
+            self.fail(item, error)
         else:
             self._waiting.append((item, write))
 
@@ -142,7 +159,7 @@ class _Run:
             record_id = await self._found(identifier)
             await record_store.delete(self._connection, self._principal, self._definition, identifier)
         except ServiceError as error:
-            self._fail(item, error)
+            self.fail(item, error)
         else:
             external_id = identifier.value if identifier.by == "external_id" else None
             self._succeed(item, record_id, external_id)
@@ -204,7 +221,7 @@ class _Run:
         try:
             record = record_or_raise(row)
         except ServiceError as error:
-            self._fail(item, error)
+            self.fail(item, error)
         else:
             self._succeed(item, record.record_id, record.external_id)
 
@@ -218,7 +235,8 @@ class _Run:
             external_id=external_id,
         )
 
-    def _fail(self, item: Item, error: ServiceError) -> None:
+    def fail(self, item: Item, error: ServiceError) -> None:
+        """Gives an item the result of a refusal."""
         self.results[item.place] = failed(self._principal, self._action, item, error)
 
 

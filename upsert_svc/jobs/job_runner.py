@@ -109,13 +109,15 @@ class JobRunner:
     async def _advance(self, entry: Entry, limit: int, refusal: ServiceError | None = None) -> Progress:
         """Applies the next items of a job, or refuses them, in one transaction."""
         async with self._pool.acquired() as connection, connection.transaction():
-            job = await connection.fetchrow(*_SQL.claim(**entry._asdict(), limit=limit))
+            job = await connection.fetchrow(
+                *_SQL.claim(**entry._asdict(), limit=limit, characters=job_items.CHUNK_CHARACTERS)
+            )
             if job is None:
                 is_unfinished = await connection.fetchval(*_SQL.is_unfinished(**entry._asdict()))
                 return Progress.TAKEN if is_unfinished else Progress.FINISHED
             # the token and the role have been looked at by whoever queued the job
             principal = Principal(entry.account_id, job["user_id"], "", "agent", token_id=0)
-            items = job_items.read(job["items"], job["progress"])
+            items = await job_items.read(job["items"], job["progress"])
             if refusal is None:
                 results = await self._results(connection, principal, job, items)
             else:

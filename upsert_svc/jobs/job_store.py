@@ -1,14 +1,14 @@
 """Bulk jobs: made, shown and listed.
 
-Refuses more unfinished jobs of an account than its limit, and requests of another shape.
+Refuses more unfinished jobs of an account than its limit.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import orjson
 from ulid_transform import ulid_now_bytes
 
 from upsert_svc import paging
@@ -16,22 +16,14 @@ from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Database, Row
 from upsert_svc.definitions.compiled import Definitions
-from upsert_svc.errors import BadRequest, RecordNotFound, TooManyJobs, TooManyValues
+from upsert_svc.errors import RecordNotFound, TooManyJobs
 from upsert_svc.jobs import job_queue
-from upsert_svc.jobs.job_items import ACTIONS
+from upsert_svc.jobs.job_body import JobRequest
 from upsert_svc.jobs.job_queue import Entry
 from upsert_svc.paging import Cursors, Page, PageRequest
-from upsert_svc.payloads import unwrap
 
-ITEM_LIMIT = 100
+_LARGE_BYTES = 1024 * 1024  # of the items of a job: on its way to the database it is there three times
 _SQL = statements.load("jobs")
-
-
-class JobRequest(NamedTuple):
-    """What a job is to do: an action, and the items to do it to, each any JSON value."""
-
-    action: str
-    items: Sequence[Any]
 
 
 class JobStatus(NamedTuple):
@@ -51,22 +43,6 @@ class JobStatus(NamedTuple):
     results: str | None
 
 
-def parse_job_request(body: Any) -> tuple[JobRequest, list[str]]:
-    """Reads `{"job": {"action", "items"}}`, and the names of what is ignored.
-
-    Raises BadRequest for another shape, TooManyValues. What is wrong with an item is found out by the job.
-    """
-    job, ignored = unwrap(body, "job")
-    action, items = job.get("action"), job.get("items")
-    if not isinstance(action, str) or action not in ACTIONS:
-        raise BadRequest(f"action must be one of {', '.join(ACTIONS)}")
-    if not isinstance(items, list) or not items:
-        raise BadRequest("items must be a list of at least one item")
-    if len(items) > ITEM_LIMIT:
-        raise TooManyValues("items", ITEM_LIMIT)
-    return JobRequest(action, items), [*ignored, *(name for name in job if name not in ("action", "items"))]
-
-
 class Jobs:
     """The jobs of all accounts; each call speaks for one Principal and stays in its account."""
 
@@ -77,11 +53,19 @@ class Jobs:
         self._definitions = definitions
         self._cursors = cursors
         self._job_limit = job_limit
+        self._large = asyncio.Lock()
 
     async def create(self, principal: Principal, object_key: str, job_request: JobRequest) -> JobStatus:
         """Queues a job. Raises RecordNotFound for an unknown object, TooManyJobs."""
         definition = await self._definitions.current(principal.account_id, object_key)
-        texts = [_text(item) for item in job_request.items]
+        is_large = sum(map(len, job_request.items)) > _LARGE_BYTES
+        async with self._large if is_large else contextlib.nullcontext():  # one at a time, for the memory
+            return await self._add(principal, object_key, definition.object_id, job_request)
+
+    async def _add(
+        self, principal: Principal, object_key: str, object_id: int, job_request: JobRequest
+    ) -> JobStatus:
+        texts = [item.decode() for item in job_request.items]
         entry = Entry(principal.account_id, ulid_now_bytes().hex())
 
         async def operation(connection: Connection) -> JobStatus:
@@ -91,7 +75,7 @@ class Jobs:
                     *_SQL.add(
                         account_id=entry.account_id,
                         job_id=entry.job_id,
-                        object_id=definition.object_id,
+                        object_id=object_id,
                         object_key=object_key,
                         user_id=principal.user_id,
                         action=job_request.action,
@@ -147,27 +131,3 @@ class Jobs:
 
 def _status(row: Row) -> JobStatus:
     return JobStatus._make(row[name] for name in JobStatus._fields)
-
-
-def _text(item: Any) -> str:
-    """An item as JSON, its numbers as they were sent, however large."""
-    try:
-        return orjson.dumps(item, default=_digits).decode()
-    except TypeError:  # an integer of more than 64 bits
-        return orjson.dumps(_with_large_integers(item), default=_digits).decode()
-
-
-def _digits(value: object) -> orjson.Fragment:
-    if isinstance(value, Decimal):
-        return orjson.Fragment(str(value))
-    raise TypeError
-
-
-def _with_large_integers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_large_integers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_large_integers(item) for item in value]
-    if type(value) is int and value.bit_length() > 63:
-        return orjson.Fragment(str(value))
-    return value

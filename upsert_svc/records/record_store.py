@@ -3,9 +3,11 @@
 What is written is validated by `rules`, and by the statement that writes it.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from upsert_svc import json_body
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Connections, Database, Row
@@ -33,6 +35,8 @@ from upsert_svc.records.values import (
 )
 from upsert_svc.records.write_batching import Writer
 
+_LARGE_CHARACTERS = 1024  # of the values of a write: as objects they take up to twenty times as much
+_NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 _SQL = statements.load("records")
 
 
@@ -65,7 +69,7 @@ class Records:
         for _ in range(DEFINITION_ATTEMPTS):
             try:
                 validated = validate(definition, principal, change)
-                write = validated.write
+                write, ignored = validated.write, validated.ignored
                 if definition.lookup_targets:
                     write = await resolve_lookups(self._database.main, definition, validated)
             except RecordInvalid:
@@ -74,12 +78,16 @@ class Records:
                     raise
                 definition = current
                 continue
+            del validated
+            if len(write.patch) > _LARGE_CHARACTERS:
+                change = _without_values(change)
             row = await self._write(principal.account_id, change, write)
             if row["outcome"] != "stale":
                 record = record_or_raise(row)
                 is_preview = change.is_dry_run and row["outcome"] != "unchanged"
                 tag = None if is_preview else entity_tag(record, definition.version)
-                return WriteResult(record, row["outcome"], validated.ignored, tag)
+                return WriteResult(record, row["outcome"], ignored, tag)
+            change = _with_values(change, write, ignored)
             definition = await self._definitions.reload(principal.account_id, object_key)
         raise keeps_changing()
 
@@ -122,6 +130,19 @@ class Records:
                 *_SQL.count(account_id=principal.account_id, object_id=definition.object_id)
             )
         return count
+
+
+def _without_values(change: WriteRequest) -> WriteRequest:
+    """What was asked for, without the values of fields: while a write waits, their text is enough."""
+    return change._replace(patch=change.patch._replace(fields=_NO_VALUES))
+
+
+def _with_values(change: WriteRequest, write: WriteRow, ignored: Sequence[str]) -> WriteRequest:
+    """What was asked for, with the values again that were to be written."""
+    if change.patch.fields is not _NO_VALUES:
+        return change
+    fields = json_body.parse(write.patch.encode())
+    return change._replace(patch=change.patch._replace(fields=fields, ignored=tuple(ignored)))
 
 
 async def resolve_lookups(
