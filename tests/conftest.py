@@ -1,3 +1,4 @@
+import logging
 import os
 import shutil
 import tempfile
@@ -31,6 +32,12 @@ def _server_url() -> Iterator[str]:
         embedded.start(Path(folder) / "data", durable=False) as server,
     ):
         yield server.url
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_watchdog() -> None:
+    """A service in the process of the tests sees its loop held by whatever tests do between."""
+    logging.getLogger("upsert_svc.watchdog").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture(scope="session")

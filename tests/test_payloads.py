@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.harness import PATCH, PUT, Api, UpsertMethod, problems_of, record_of
-from upsert_svc.payloads import echoed, is_blank, name_problem
+from upsert_svc.payloads import is_blank, name_problem
 
 # Of the category "format", but shown: they stand under or before what follows them.
 SHOWN_FORMATS = {
@@ -64,11 +64,6 @@ def test_a_name_is_as_long_as_it_is_composed() -> None:
         problem = name_problem(name)
         assert problem is not None
         assert problem.error == "TooLong"
-
-
-def test_what_is_repeated_of_a_text_is_cut() -> None:
-    assert echoed("x" * 255) == "x" * 255
-    assert echoed("x" * 256) == "x" * 255 + "…"
 
 
 @pytest.mark.parametrize("name", [*INVISIBLE, *MIXED])

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import socket
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -126,6 +127,8 @@ def run(
             sys.exit(STARTUP_FAILURE)
         return
     server = GracefulServer(config)
+    # a signal may come before it begins
+    warnings.filterwarnings("ignore", "coroutine 'Server.serve' was never awaited", RuntimeWarning)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(list(sockets))
     if not server.started:

@@ -182,7 +182,7 @@ async def test_a_refusal_of_many_attributes_tells_the_first_and_how_many_more(ap
     )
     problems = problems_of(response)
     assert len(problems["custom_field_options"]) == 20
-    assert problems["base"] == ["1480 more problems"]
+    assert problems["base"] == ["There are 1,480 more problems"]
     condition: dict[str, Any] = {"all": [{"k" * 100_000: {}}]}
     body = {"custom_object_field": {"relationship_filter": condition}}
     response = await api.client.patch(f"/custom_objects/{key}/fields/f", json=body)
@@ -212,7 +212,7 @@ async def test_what_a_refused_item_was_sent_with_is_cut_in_its_result(
 ) -> None:
     key = await api.new_object()
     status = await _job(api, key, action, [item])
-    assert status["results"][0][told] == LARGE[:255] + "…"
+    assert status["results"][0][told] == LARGE[:254] + "…"
     assert len(json.dumps(status)) < 5000
 
 

@@ -31,7 +31,6 @@ from upsert_svc.errors import (
 from upsert_svc.jobs import job_items, job_queue
 from upsert_svc.jobs.job_items import Item, Result, StaleDefinition
 from upsert_svc.jobs.job_queue import Entry
-from upsert_svc.records.write_batching import BATCH_CHARACTERS
 
 CHUNK = 25
 _CHUNK_ATTEMPTS = 3
@@ -111,7 +110,7 @@ class JobRunner:
         """Applies the next items of a job, or refuses them, in one transaction."""
         async with self._pool.acquired() as connection, connection.transaction():
             job = await connection.fetchrow(
-                *_SQL.claim(**entry._asdict(), limit=limit, characters=BATCH_CHARACTERS)
+                *_SQL.claim(**entry._asdict(), limit=limit, characters=job_items.CHUNK_CHARACTERS)
             )
             if job is None:
                 is_unfinished = await connection.fetchval(*_SQL.is_unfinished(**entry._asdict()))
