@@ -142,3 +142,20 @@ async def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
         "os.dup2(os.open(os.devnull, os.O_WRONLY), 1)\n"
     )
     assert (code, err) == (0, "")
+
+
+_AWAY = """
+import logging
+from upsert_svc import logs
+logs.configure()
+try:
+    raise ConnectionRefusedError(111, "Connection refused")
+except OSError:
+    logging.getLogger("asyncpg.pool").warning("No connection for %s", "a pool", exc_info=True)
+"""
+
+
+async def test_a_pool_says_in_one_line_that_the_database_is_away() -> None:
+    _, _, err = await _ran(_AWAY)
+    said = r"WARNING asyncpg\.pool: No connection for a pool \(\[Errno 111\] Connection refused\)"
+    assert re.fullmatch(rf"{TIME} {said}\n", err)

@@ -21,6 +21,7 @@ def configure() -> None:
     others = _Handler(sys.stderr)
     others.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[others], force=True)
+    logging.getLogger("asyncpg.pool").addFilter(_without_traceback)
     requests = logging.getLogger(REQUESTS)
     requests.handlers = [_Handler(sys.stdout)]
     requests.setLevel(logging.INFO)
@@ -34,6 +35,14 @@ def now() -> str:
 
 def _said(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A pool that tries to connect says so each time, while the database is away: in one line."""
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg, record.args = f"{record.getMessage()} ({record.exc_info[1]})", ()
+        record.exc_info = None
+    return True
 
 
 class _Handler(logging.StreamHandler[Any]):

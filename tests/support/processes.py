@@ -57,6 +57,9 @@ async def serving(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, asyncio.subprocess.Process]]:
     port = free_port()
     process = await start("serve", "--port", str(port), *arguments, **settings)
+    reading = asyncio.create_task(
+        process.communicate()
+    )  # or a full pipe would stop it in the middle of a line
     headers = {"Authorization": f"Bearer {TOKEN}"}
     try:
         async with httpx.AsyncClient(
@@ -67,7 +70,7 @@ async def serving(
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-        await asyncio.wait_for(process.communicate(), 30)
+        await asyncio.wait_for(reading, 30)
 
 
 async def until_ready(client: httpx.AsyncClient, process: asyncio.subprocess.Process) -> None:
