@@ -1,14 +1,14 @@
 -- name: load_definition
 -- All that validating a write needs of a definition, in one row.
 select o.object_id, o.version, o.is_unique, o.autoincrement_enabled,
-       coalesce((select jsonb_agg(jsonb_build_object(
-                            'key', f.key, 'type', f.type, 'required', f.required, 'active', f.active,
-                            'regexp_for_validation', f.regexp_for_validation,
-                            'relationship_target_type', f.relationship_target_type,
-                            'options', (select coalesce(jsonb_agg(option -> 'value'), '[]')
-                                          from jsonb_array_elements(f.options) as option)))
-                   from fields f
-                  where f.account_id = o.account_id and f.object_id = o.object_id and not f.system), '[]') as fields
+       array(select jsonb_build_object(
+                        'key', f.key, 'type', f.type, 'required', f.required, 'active', f.active,
+                        'regexp_for_validation', f.regexp_for_validation,
+                        'relationship_target_type', f.relationship_target_type,
+                        'options', (select coalesce(jsonb_agg(option -> 'value'), '[]')
+                                      from jsonb_array_elements(f.options) as option))::text
+               from fields f
+              where f.account_id = o.account_id and f.object_id = o.object_id and not f.system) as fields
   from objects o
  where o.account_id = :account_id and o.key = :key and o.deleted_at is null;
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 
 from upsert_svc.heavy_work import HeavyWork
 
@@ -52,3 +53,15 @@ async def test_who_no_longer_waits_holds_up_nobody() -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     assert done == [2, 1]
     await asyncio.wait_for(pieces(turns, 1, 3, done), 5)
+
+
+async def test_heavy_work_leaves_half_of_the_time_to_others() -> None:
+    turns, piece_seconds, count = Turns(), 0.02, 20
+
+    async def piece() -> None:
+        await turns.take(1)
+        time.sleep(piece_seconds)  # noqa: ASYNC251  # which holds the loop, as heavy work does
+
+    started = time.monotonic()
+    await asyncio.gather(*(piece() for _ in range(count)))
+    assert time.monotonic() - started > 2 * piece_seconds * (count - 2)

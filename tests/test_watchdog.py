@@ -80,7 +80,9 @@ async def test_what_held_the_loop_is_told_by_file_and_line(caplog: pytest.LogCap
     await asyncio.sleep(2 * INTERVAL_SECONDS)
     task.cancel()
     (record,) = caplog.records
-    assert re.search(r" ms, in definitions/patterns\.py:\d+ \(is_found_in\)$", record.getMessage())
+    assert re.search(
+        r" ms, computing \d+, in definitions/patterns\.py:\d+ \(is_found_in\)$", record.getMessage()
+    )
 
 
 def test_places_are_of_the_package_alone() -> None:

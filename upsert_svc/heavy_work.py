@@ -1,12 +1,15 @@
 """Turns of heavy work in the event loop: one piece at a time, the accounts one after another.
 
-Between two pieces the loop turns, so that small requests wait for one of them and not for all.
+After each piece the loop has as long for everything else. So small requests wait for a few pieces and not for
+all, however many large bodies come at once.
 """
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 
 HEAVY_BYTES = 16 * 1024  # of a body that takes a turn before it is read
+_REST_SECONDS = 0.005  # the least rest: pieces that are shorter have one together
 
 
 class HeavyWork:
@@ -15,6 +18,8 @@ class HeavyWork:
     def __init__(self) -> None:
         self._waiting: OrderedDict[int, deque[asyncio.Future[None]]] = OrderedDict()
         self._is_begun = False
+        self._worked_seconds = 0.0  # since the last rest
+        self._given_at = 0.0
 
     async def take(self, account_id: int) -> None:
         """Returns when it is the account's turn, which lasts until the caller waits for anything."""
@@ -27,7 +32,7 @@ class HeavyWork:
         await turn
 
     def _give(self) -> None:
-        """Gives the next turn. It is taken when the loop turns, and the one after that is given then."""
+        """Gives the next turn. It is taken when the loop turns, and after it comes the end of the turn."""
         while self._waiting:
             account_id, queue = self._waiting.popitem(last=False)
             turn = queue.popleft()
@@ -35,6 +40,16 @@ class HeavyWork:
                 self._waiting[account_id] = queue
             if not turn.done():  # whoever waited may have gone
                 turn.set_result(None)
-                asyncio.get_running_loop().call_soon(self._give)
+                self._given_at = time.monotonic()
+                asyncio.get_running_loop().call_soon(self._end)
                 return
         self._is_begun = False
+
+    def _end(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._worked_seconds += time.monotonic() - self._given_at
+        if self._worked_seconds < _REST_SECONDS:
+            loop.call_soon(self._give)
+        else:
+            loop.call_later(self._worked_seconds, self._give)
+            self._worked_seconds = 0.0

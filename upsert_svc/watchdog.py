@@ -27,14 +27,15 @@ class Watchdog:
         self._quiet_seconds = quiet_seconds
         self._beat = 0.0  # when the loop was seen to turn
         self._places = ""  # where it stood when the limit was over
-        self._untold = (0.0, "")
+        self._cpu_seconds = 0.0  # of the loop's thread
+        self._untold = (0.0, 0.0, "")
         self._told_at = -quiet_seconds
         self._is_stopped = threading.Event()
         self.longest_hold_seconds = 0.0
 
     async def run(self) -> None:
         """Watches until it is cancelled."""
-        self._beat = time.monotonic()
+        self._beat, self._cpu_seconds = time.monotonic(), time.thread_time()
         thread = threading.Thread(
             target=self._look, args=(threading.get_ident(),), name="watchdog", daemon=True
         )
@@ -42,21 +43,28 @@ class Watchdog:
         try:
             while True:
                 await asyncio.sleep(INTERVAL_SECONDS)
-                self._note(time.monotonic())
+                self._note(time.monotonic(), time.thread_time())
         finally:
             self._is_stopped.set()
 
-    def _note(self, now: float) -> None:
-        hold = now - self._beat - INTERVAL_SECONDS
-        self._beat, places = now, self._places
-        self._places = ""
+    def _note(self, now: float, cpu_seconds: float) -> None:
+        hold, computed, places = (
+            now - self._beat - INTERVAL_SECONDS,
+            cpu_seconds - self._cpu_seconds,
+            self._places,
+        )
+        self._beat, self._cpu_seconds, self._places = now, cpu_seconds, ""
         self.longest_hold_seconds = max(self.longest_hold_seconds, hold)
         if hold > self._limit_seconds:
-            self._untold = max(self._untold, (hold, places))
+            self._untold = max(self._untold, (hold, computed, places))
         if self._untold[0] and now - self._told_at >= self._quiet_seconds:
-            hold, places = self._untold
-            _log.warning("the event loop was held for %d ms%s", hold * 1000, places and f", in {places}")
-            self._untold, self._told_at = (0.0, ""), now
+            self._tell(*self._untold)
+            self._untold, self._told_at = (0.0, 0.0, ""), now
+
+    def _tell(self, hold: float, computed: float, places: str) -> None:
+        """Where the loop computed for much less time than it was held, the machine had no time for it."""
+        where = f", in {places}" if places else ""
+        _log.warning("the event loop was held for %d ms, computing %d%s", hold * 1000, computed * 1000, where)
 
     def _look(self, thread_id: int) -> None:
         """Looks at the loop from a thread of its own, for where it stands when it does not turn."""

@@ -94,7 +94,8 @@ language sql immutable parallel safe
 return coalesce((select jsonb_object_agg(key, null) from jsonb_object_keys(p_old) as key), '{}') || p_new;
 
 -- The places where a value would replace one of another JSON type, level by level in objects. Null on either side
--- never conflicts, nor does what is only on one.
+-- never conflicts, nor does what is only on one. A place is cut, and there are no more than anybody would read:
+-- the key of an object is told again with each of its thousands of values.
 create or replace function type_conflicts(p_old jsonb, p_new jsonb, p_place text default null) returns text[]
 language plpgsql immutable parallel safe as $$
 begin
@@ -102,8 +103,9 @@ begin
         return array(select conflict
                        from jsonb_each(p_new) as n
                       cross join unnest(type_conflicts(p_old -> n.key, n.value,
-                                                       concat_ws('.', p_place, n.key))) as conflict
-                      where p_old ? n.key);
+                                                       left(concat_ws('.', p_place, n.key), 200))) as conflict
+                      where p_old ? n.key
+                      limit 1000);
     elsif 'null' in (jsonb_typeof(p_old), jsonb_typeof(p_new)) or jsonb_typeof(p_old) = jsonb_typeof(p_new) then
         return '{}';
     end if;

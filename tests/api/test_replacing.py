@@ -412,6 +412,20 @@ async def test_a_type_conflict_names_every_place(api: Api, documents: str) -> No
     assert problems == {"doc": [f"doc.a{tail}", f"doc.b.d{tail}"], "beside": [f"beside{tail}"]}
 
 
+async def test_of_thousands_of_type_conflicts_the_first_are_named_with_their_places_cut(
+    api: Api, documents: str
+) -> None:
+    long_key, keys = "k" * 20_000, [f"a{number}" for number in range(1000)]
+    first = {"name": "x", "custom_object_fields": {"doc": {long_key: dict.fromkeys(keys, 1)}}}
+    assert (await put(api, documents, first, external_id="conflicts")).is_success
+    second = {"custom_object_fields": {"doc": {long_key: dict.fromkeys(keys, "1")}}}
+    response = await put(api, documents, second, external_id="conflicts", strategy="replace")
+    problems = problems_of(response)
+    assert len(problems["doc"]) == 20
+    assert problems["base"] == ["There are 980 more problems"]
+    assert len(response.content) < 20_000
+
+
 async def test_a_merge_creates_what_is_missing(api: Api, documents: str) -> None:
     sent = {"name": "x", "custom_object_fields": {"doc": {"a": None, "b": 1}}}
     response = await put(api, documents, sent, external_id="merged anew", strategy="merge")

@@ -196,3 +196,24 @@ async def test_objects_of_equal_fields_share_their_compiled_validator(types: _Co
     assert first is second
     assert len({id(validator) for validator in (first, *others)}) == 1 + len(others)
     assert loaded[0].key != loaded[1].key
+
+
+async def test_options_count_as_the_fields_that_take_as_much_memory(types: _CountedTypes, api: Api) -> None:
+    options = [{"name": "x", "value": f"{number:0250}"} for number in range(600)]
+    colors = {"type": "dropdown", "custom_field_options": options}
+    key = await api.new_object(*({"key": f"f{number}", **colors} for number in range(3)))
+    definition = await types.get(1, key)
+    assert definition.field_count == 1 + 3 + 3 * 600 * (250 + 150) // 1500
+    assert types.is_counted_right
+    assert definition.validator.validate({"f2": f"{599:0250}"})
+
+
+async def test_a_validator_goes_with_the_last_definition_that_has_it(types: _CountedTypes, api: Api) -> None:
+    key = await api.new_object({"key": "of_its_own", "type": "text"})
+    before = len(compiled._validators)
+    validator = (await types.get(1, key)).validator
+    assert (await types.reload(1, key)).validator is validator
+    assert len(compiled._validators) == before + 1
+    types.forget(1, key)
+    del validator
+    assert len(compiled._validators) == before

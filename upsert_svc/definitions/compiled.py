@@ -6,10 +6,10 @@ checks the version, and never refuses a right one, because a refusal asks `confi
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import orjson
 
@@ -20,8 +20,10 @@ from upsert_svc.definitions.validator import FieldValidator
 from upsert_svc.errors import RecordNotFound, ServiceUnavailable
 
 _SQL = statements.load("objects")
-_FIELDS_LIMIT = 100_000  # fields of all cached definitions; a compiled one takes about 3 KB
-_SHAPES_LIMIT = 1000
+_FIELDS_LIMIT = 50_000  # fields of all cached definitions
+_FIELD_BYTES = 1500  # of a compiled field without options
+_OPTION_BYTES = 150  # of an option without its text
+_PIECE_CHARACTERS = 64 * 1024  # of a definition that are read in one go
 DEFINITION_ATTEMPTS = 5  # of what is done by a definition that may have changed, anew by its successor
 
 
@@ -35,7 +37,7 @@ class Definition:
     version: int
     is_unique: bool
     is_autonumbered: bool
-    field_count: int
+    field_count: int  # a field with options counts as those that take as much memory
     validator: FieldValidator = field(repr=False)
     lookup_targets: Mapping[str, str]  # lookup field → key of the object that it points to
 
@@ -68,12 +70,14 @@ class Definitions:
 
     async def reload(self, account_id: int, key: str) -> Definition:
         """The definition as it is now. Raises RecordNotFound."""
+        previous = self._cached.get((account_id, key))  # whose validator stays, to be shared
         self.forget(account_id, key)
         async with self._lookups.connection() as connection:
             row = await connection.fetchrow(*_SQL.load_definition(account_id=account_id, key=key))
         if row is None:
             raise RecordNotFound
-        loaded = _compile(account_id, key, row)
+        loaded = await _compile(account_id, key, row)
+        del previous
         self.forget(account_id, key)
         self._cached[account_id, key] = loaded
         self._cached_fields += loaded.field_count
@@ -119,17 +123,38 @@ class Definitions:
             self._cached_fields -= forgotten.field_count
 
 
-@lru_cache(maxsize=_SHAPES_LIMIT)
+_validators: WeakValueDictionary[tuple[FieldDefinition, ...], FieldValidator] = WeakValueDictionary()
+
+
 def _validator(fields: tuple[FieldDefinition, ...]) -> FieldValidator:
-    """Compiling takes milliseconds; objects of the same fields share it."""
-    return FieldValidator(fields)
+    """Compiling takes milliseconds; objects of the same fields share it, for as long as one is kept."""
+    if (shared := _validators.get(fields)) is None:
+        shared = _validators[fields] = FieldValidator(fields)
+    return shared
 
 
-def _compile(account_id: int, key: str, row: Mapping[str, Any]) -> Definition:
-    fields = tuple(
-        FieldDefinition(**(loaded | {"options": tuple(loaded["options"])}))
-        for loaded in orjson.loads(row["fields"])
-    )
+async def _fields(texts: Sequence[str]) -> tuple[FieldDefinition, ...]:
+    """The fields, from their JSON: a hundred of them may have thousands of options each."""
+    fields: list[FieldDefinition] = []
+    characters = 0
+    for text in texts:
+        if (characters := characters + len(text)) > _PIECE_CHARACTERS:
+            await asyncio.sleep(0)
+            characters = len(text)
+        loaded = orjson.loads(text)
+        fields.append(FieldDefinition(**(loaded | {"options": tuple(loaded["options"])})))
+    return tuple(fields)
+
+
+def _count(fields: Sequence[FieldDefinition]) -> int:
+    """The fields of a definition, with its name."""
+    options = [option for field in fields for option in field.options]
+    options_bytes = sum(map(len, options)) + len(options) * _OPTION_BYTES
+    return 1 + len(fields) + options_bytes // _FIELD_BYTES
+
+
+async def _compile(account_id: int, key: str, row: Mapping[str, Any]) -> Definition:
+    fields = await _fields(row["fields"])
     if unknown := {field.type for field in fields} - FIELD_TYPES.keys():  # a later version made it just now
         raise ServiceUnavailable(
             f"This version of the service has no field type {', '.join(sorted(unknown))}"
@@ -146,7 +171,7 @@ def _compile(account_id: int, key: str, row: Mapping[str, Any]) -> Definition:
         version=row["version"],
         is_unique=row["is_unique"],
         is_autonumbered=row["autoincrement_enabled"],
-        field_count=len(fields) + 1,  # with the name
+        field_count=_count(fields),
         validator=_validator(fields),
         lookup_targets=targets,
     )

@@ -21,7 +21,8 @@ Cell = Literal["text", "integer", "decimal", "boolean", "list", "json"]  # see t
 CUSTOM_OBJECT_TARGET = "zen:custom_object:"
 
 _INTEGER_LIMIT = 10**12
-_DECIMAL_LIMIT = Decimal(10**15)
+_DECIMAL_LIMIT, _DECIMAL_BOTTOM = Decimal(10**15), Decimal(-(10**15))
+_NUMBERS = frozenset((int, Decimal))  # and no bool
 _DECIMAL_PLACES = 15
 _DATE = re.compile(r"(\d{4}-\d{2}-\d{2})([Tt ].+)?", re.ASCII)
 
@@ -87,30 +88,37 @@ def _date(value: str) -> str:
     return day.isoformat()
 
 
-def _decimal(value: object) -> int | Decimal:
-    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+def _decimal(value: object) -> object:
+    if type(value) not in _NUMBERS or not _is_bounded(value):
         raise ValueError
-    # compared without abs(), which rounds to 28 digits and overflows
-    if not -_DECIMAL_LIMIT < value < _DECIMAL_LIMIT:
-        raise ValueError
-    if isinstance(value, Decimal):
-        exponent = value.as_tuple().exponent
-        if not isinstance(exponent, int) or exponent < -_DECIMAL_PLACES:
-            raise ValueError
     return value
+
+
+def _is_bounded(number: Any) -> bool:
+    # compared without abs(), which rounds to 28 digits and overflows
+    if not _DECIMAL_BOTTOM < number < _DECIMAL_LIMIT:
+        return False
+    if type(number) is int:
+        return True
+    text = str(number)
+    if len(text) <= _DECIMAL_PLACES and "E" not in text:  # as most are; asking for the exponent takes long
+        return True
+    exponent = number.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -_DECIMAL_PLACES
 
 
 def _json(value: object) -> object:
     """Any JSON value; numbers anywhere in it are bounded as a decimal field's are."""
-    waiting = [value]
+    waiting: list[Any] = [value]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, dict):
+        kind = type(item)
+        if kind is dict:
             waiting += item.values()
-        elif isinstance(item, list):
+        elif kind is list:
             waiting += item
-        elif isinstance(item, int | Decimal) and not isinstance(item, bool):
-            _decimal(item)
+        elif kind in _NUMBERS and not _is_bounded(item):
+            raise ValueError
     return value
 
 

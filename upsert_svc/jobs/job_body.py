@@ -6,6 +6,7 @@ when it is carried out.
 """
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from upsert_svc.payloads import unwrap
 
 ITEM_LIMIT = 100
 _SLICE_BYTES = 16 * 1024
+_PIECE_SECONDS = 0.005  # of work between two pauses, but for the last step of it
 _LEVELS = 3  # around an item: the body, the job, the list
 _BLANKS = b" \t\n\r"
 _SQUARED = bytes.maketrans(b"{}", b"[]")
@@ -28,10 +30,13 @@ Pause = Callable[[], Awaitable[None]]
 
 
 class JobRequest(NamedTuple):
-    """What a job is to do: an action, and the items to do it to, each as JSON, TOO_LARGE where it is."""
+    """What a job is to do: an action, and the items to do it to.
+
+    Each is JSON in UTF-8, a view of the body so that it is there once, or TOO_LARGE where it is.
+    """
 
     action: str
-    items: Sequence[bytes]
+    items: Sequence[bytes | memoryview]
 
 
 class _Found(NamedTuple):
@@ -47,6 +52,7 @@ async def parse(raw: bytes, pause: Pause, *, item_limit_bytes: int) -> tuple[Job
     Raises BadRequest for what is not strict JSON or of another shape, TooManyValues, and RecordInvalid for
     text that cannot be stored. What is wrong with an item as a record is found out by the job.
     """
+    pause = _paced(pause)
     scanner = _Scanner(item_limit_bytes)
     for begin, end in _slices(raw):
         await pause()
@@ -64,10 +70,23 @@ async def parse(raw: bytes, pause: Pause, *, item_limit_bytes: int) -> tuple[Job
         lists[items[0]] = b"[]"
         _require_json(frame, lists, item_limit_bytes)
     texts = []
-    for number, (begin, end) in enumerate(spans):
+    for number, span in enumerate(spans):
         await pause()
-        texts.append(_item(raw[begin:end].strip(_BLANKS), number, item_limit_bytes))
+        texts.append(_item(raw, span, number, item_limit_bytes))
     return JobRequest(action, texts), [*ignored, *(name for name in job if name not in ("action", "items"))]
+
+
+def _paced(pause: Pause) -> Pause:
+    """Pauses at first, and then only where there was work enough since the last time."""
+    paused_at = 0.0
+
+    async def pace() -> None:
+        nonlocal paused_at
+        if time.monotonic() - paused_at > _PIECE_SECONDS:
+            await pause()
+            paused_at = time.monotonic()
+
+    return pace
 
 
 def _slices(raw: bytes) -> list[Span]:
@@ -189,8 +208,9 @@ def _spans(raw: bytes, found: _Found) -> list[Span]:
     return found.items
 
 
-def _item(text: bytes, number: int, limit: int) -> bytes:
+def _item(raw: bytes, span: Span, number: int, limit: int) -> bytes | memoryview:
     """The item as it is kept. Raises BadRequest for what is not strict JSON."""
+    text = raw[slice(*span)].strip(_BLANKS)
     if len(text) > limit:
         return TOO_LARGE
     try:
@@ -199,4 +219,5 @@ def _item(text: bytes, number: int, limit: int) -> bytes:
         return TOO_LARGE
     except BadRequest as error:
         raise BadRequest(f"items[{number}]: {error.description}") from None
-    return text
+    begin = raw.index(text, *span)
+    return memoryview(raw)[begin : begin + len(text)]

@@ -65,7 +65,7 @@ class Jobs:
     async def _add(
         self, principal: Principal, object_key: str, object_id: int, job_request: JobRequest
     ) -> JobStatus:
-        texts = [item.decode() for item in job_request.items]
+        texts = [str(item, "utf-8") for item in job_request.items]
         entry = Entry(principal.account_id, ulid_now_bytes().hex())
 
         async def operation(connection: Connection) -> JobStatus:

@@ -71,7 +71,7 @@ def validate(definition: Definition, principal: Principal, change: WriteRequest)
     if problems:
         raise RecordInvalid(problems)
     sent = dumped(values)
-    if len(sent) > SIZE_LIMIT and len(dumped(_without_nulls(values))) > SIZE_LIMIT:
+    if len(sent) > SIZE_LIMIT and not ("null" in sent and _fits(_without_nulls(values))):
         raise RecordInvalid(_REFUSALS["too_large"])  # whatever it would be merged with
     record_id = ulid_now()
     is_replaced_by_id = strategy is not None and identifier.by == "record_id"
@@ -90,6 +90,10 @@ def validate(definition: Definition, principal: Principal, change: WriteRequest)
         if_none_match=conditions.if_none_match,
     )
     return ValidatedWrite(write, values, (*patch.ignored, *ignorable))
+
+
+def _fits(values: dict[str, Any]) -> bool:
+    return len(dumped(values)) <= SIZE_LIMIT
 
 
 def _without_nulls(value: Any) -> Any:
