@@ -56,7 +56,7 @@ async def test_who_no_longer_waits_holds_up_nobody() -> None:
 
 
 async def test_heavy_work_leaves_half_of_the_time_to_others() -> None:
-    turns, piece_seconds, count = Turns(), 0.02, 20
+    turns, piece_seconds, count = HeavyWork(), 0.02, 20
 
     async def piece() -> None:
         await turns.take(1)
