@@ -17,7 +17,7 @@ from upsert_svc.records import read_batching
 
 @pytest.fixture
 async def reading(cluster: Cluster) -> AsyncIterator[Api]:
-    async with running(await cluster.new_database()) as service:
+    async with running(await cluster.new_database(), acquire_timeout_seconds=20) as service:
         api = Api(service, await service.token())
         async with api.client:
             yield api
