@@ -25,10 +25,8 @@ from upsert_svc.errors import BadRequest, Problem, RecordInvalid
 
 Model = TypeVar("Model", bound=BaseModel)
 TEXT_LIMIT = 255
-NAMES_LIMIT, NAME_LIMIT = (
-    250,
-    200,
-)  # of what is ignored: so many names of so many characters are told, at most
+NAMES_LIMIT = 250  # of what is ignored, as many as may be told
+NAME_LIMIT = 200  # characters of each
 
 
 def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[dict[str, Any], list[str]]:
