@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test clients races check format bench lock clean
+.PHONY: help setup run demo test clients races bounds check format bench lock clean
 
 help:  ## lists the targets
 	@sed -n -E 's/^([a-z]+):[^#]*## (.*)$$/make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -38,6 +38,9 @@ clients: setup  ## runs published clients against the service
 
 races: setup  ## runs the storms: many concurrent writers, and workers that are killed
 	$(BIN)/python -m pytest -m storm tests/races
+
+bounds: setup  ## runs attacks, floods and faults, and says what they took; under five minutes
+	$(BIN)/python -m pytest -m bounds -s tests/bounds
 
 check: setup  ## runs ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -1,16 +1,28 @@
 -- name: list_fields
-select * from described_fields
- where account_id = :account_id and object_key = :object_key and (:include_system or not system)
-   and (position, field_id) > (:after_position, :after_id)
- order by position, field_id
- limit :limit;
+select *
+  from (select *, /*bytes_so_far*/
+          from (select *, /*field_bytes*/ as row_bytes
+                  from described_fields
+                 where account_id = :account_id and object_key = :object_key and (:include_system or not system)
+                   and (position, field_id) > (:after_position, :after_id)
+                 order by position, field_id
+                 limit :limit) as f
+        window page as (order by position, field_id rows unbounded preceding)) as f
+ where /*within_bytes*/
+ order by place;
 
 -- name: list_fields_backwards
-select * from described_fields
- where account_id = :account_id and object_key = :object_key and (:include_system or not system)
-   and (position, field_id) < (:before_position, :before_id)
- order by position desc, field_id desc
- limit :limit;
+select *
+  from (select *, /*bytes_so_far*/
+          from (select *, /*field_bytes*/ as row_bytes
+                  from described_fields
+                 where account_id = :account_id and object_key = :object_key and (:include_system or not system)
+                   and (position, field_id) < (:before_position, :before_id)
+                 order by position desc, field_id desc
+                 limit :limit) as f
+        window page as (order by position desc, field_id desc rows unbounded preceding)) as f
+ where /*within_bytes*/
+ order by place;
 
 -- name: show_field
 -- By key or by id, whichever the path named.

@@ -11,27 +11,41 @@ values (:account_id, :job_id, :object_id, :object_key, :user_id, :action, :items
 returning job_id, object_key, action, total, progress, status, message, results;
 
 -- name: show
-select job_id, object_key, action, total, progress, status, message, results
-  from jobs
- where account_id = :account_id and job_id = any (:job_ids::text[])
-   and (finished_at is null or finished_at > now() - job_retention())
- order by job_id;
+-- The results of the first that have so many bytes together, and of one at least.
+select job_id, object_key, action, total, progress, status, message,
+       case when page_bytes <= :byte_limit or place = 1 then results end as results
+  from (select *, /*bytes_so_far*/
+          from (select *, 500 + octet_length(results) as row_bytes
+                  from (select /*job_columns*/ from jobs
+                         where account_id = :account_id and job_id = any (:job_ids::text[]) and /*is_kept*/
+                         order by job_id
+                        offset 0) as j) as j
+        window page as (order by job_id rows unbounded preceding)) as j
+ order by place;
 
 -- name: list
-select job_id, object_key, action, total, progress, status, message, results
-  from jobs
- where account_id = :account_id and job_id > :after
-   and (finished_at is null or finished_at > now() - job_retention())
- order by job_id
- limit :limit;
+select *
+  from (select *, /*bytes_so_far*/
+          from (select *, 500 + octet_length(results) as row_bytes
+                  from (select /*job_columns*/ from jobs
+                         where account_id = :account_id and job_id > :after and /*is_kept*/
+                         order by job_id
+                         limit :limit) as j) as j
+        window page as (order by job_id rows unbounded preceding)) as j
+ where /*within_bytes*/
+ order by place;
 
 -- name: list_backwards
-select job_id, object_key, action, total, progress, status, message, results
-  from jobs
- where account_id = :account_id and job_id < :before
-   and (finished_at is null or finished_at > now() - job_retention())
- order by job_id desc
- limit :limit;
+select *
+  from (select *, /*bytes_so_far*/
+          from (select *, 500 + octet_length(results) as row_bytes
+                  from (select /*job_columns*/ from jobs
+                         where account_id = :account_id and job_id < :before and /*is_kept*/
+                         order by job_id desc
+                         limit :limit) as j) as j
+        window page as (order by job_id desc rows unbounded preceding)) as j
+ where /*within_bytes*/
+ order by place;
 
 -- name: claim
 -- An unfinished job with its next items, until the transaction ends; none while another worker is at it. Of the
@@ -45,6 +59,29 @@ select object_id, object_key, user_id, action, total, progress,
   from jobs
  where account_id = :account_id and job_id = :job_id and finished_at is null
    for no key update skip locked;
+
+-- name: next_in_turn
+-- Whether a job is unfinished, and the job that comes next: the oldest of the next account that nobody works for, or
+-- else any. What is put aside is passed over.
+select exists (select from jobs
+                where account_id = :account_id and job_id = :job_id and finished_at is null) as is_unfinished,
+       n.account_id, n.job_id
+  from (select) as always
+  left join lateral (
+       (select account_id, job_id from jobs
+         where finished_at is null and account_id > :last_account_id
+           and account_id <> all (:busy_account_ids::integer[]) and job_id <> all (:passed_over::text[])
+         order by account_id, job_id limit 1)
+       union all
+       (select account_id, job_id from jobs
+         where finished_at is null and account_id <= :last_account_id
+           and account_id <> all (:busy_account_ids::integer[]) and job_id <> all (:passed_over::text[])
+         order by account_id, job_id limit 1)
+       union all
+       (select account_id, job_id from jobs
+         where finished_at is null and job_id <> all (:passed_over::text[])
+         order by account_id, job_id limit 1)
+        limit 1) as n on true;
 
 -- name: is_unfinished
 select exists (select from jobs where account_id = :account_id and job_id = :job_id and finished_at is null);

@@ -23,16 +23,26 @@ select pg_advisory_xact_lock(:account_id, :object_id);
 select * from objects where account_id = :account_id and key = :key and deleted_at is null;
 
 -- name: list_objects
-select * from objects
- where account_id = :account_id and deleted_at is null and object_id > :after
- order by object_id
- limit :limit;
+select *
+  from (select *, /*bytes_so_far*/
+          from (select /*object_columns*/ from objects
+                 where account_id = :account_id and deleted_at is null and object_id > :after
+                 order by object_id
+                 limit :limit) as o
+        window page as (order by object_id rows unbounded preceding)) as o
+ where /*within_bytes*/
+ order by place;
 
 -- name: list_objects_backwards
-select * from objects
- where account_id = :account_id and deleted_at is null and object_id < :before
- order by object_id desc
- limit :limit;
+select *
+  from (select *, /*bytes_so_far*/
+          from (select /*object_columns*/ from objects
+                 where account_id = :account_id and deleted_at is null and object_id < :before
+                 order by object_id desc
+                 limit :limit) as o
+        window page as (order by object_id desc rows unbounded preceding)) as o
+ where /*within_bytes*/
+ order by place;
 
 -- name: count_objects
 select count(*) from objects where account_id = :account_id and deleted_at is null;

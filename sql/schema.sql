@@ -10,6 +10,7 @@
 --     tombstones, changes                     what was deleted, and every write
 --     idempotency_keys                        answers to be given again
 --     jobs                                    bulk jobs
+--     readiness                               whether the database can be written
 --     record_write, written_record,
 --     record_change                           types: what the writing functions take, answer, and hand on
 --     upsert_svc                              the service's role and its grants
@@ -107,6 +108,8 @@ create table objects (
     removals        jsonb,
     -- How far the purge has come, a record id.
     purged_to       text not null default '',
+    -- When a record last changed, to the minute. It never falls, whatever the clock does.
+    last_change_at  timestamptz not null default '-infinity',
 
     created_at         timestamptz not null default now(),
     updated_at         timestamptz not null default now(),
@@ -261,6 +264,8 @@ create table changes (
     external_id             text,
     -- All that the record was created with; the values that a later write sent, changed or not, null where cleared.
     fields                  jsonb,
+    -- The time that counts for a start_time, where the clock had gone back; null where changed_at does.
+    effective_at            timestamptz,
     primary key (account_id, object_id, transaction_id, record_id, version),
     constraint changes_kind_check check (kind in ('created', 'updated', 'deleted'))
 );
@@ -307,8 +312,15 @@ create table jobs (
                                                     when 'failed' then finished_at is not null
                                                     else false end)
 );
-create index jobs_touched_at_idx on jobs (account_id, touched_at) where finished_at is null;
+create index jobs_unfinished_idx on jobs (account_id, job_id) where finished_at is null;
 create index jobs_finished_at_idx on jobs (account_id, finished_at) where finished_at is not null;
+
+-- One row, which every look at the service's readiness writes anew: it has no index but its key, and stays in its page.
+create table readiness (
+    is_only    boolean primary key default true,
+    checked_at timestamptz not null default clock_timestamp(),
+    constraint readiness_is_only_check check (is_only)
+);
 
 -- What a writing function is asked to do to one record.
 create type record_write as (
@@ -355,7 +367,8 @@ create type record_change as (
     updated_at         timestamptz,
     updated_by_user_id integer,
     definition_version integer,
-    delta              jsonb     -- what the change says of the fields
+    delta              jsonb,    -- what the change says of the fields
+    effective_at       timestamptz
 );
 
 -- The service role owns nothing: it reads and writes only what it needs.
@@ -369,8 +382,27 @@ do $$
 begin
     execute format('grant upsert_svc to %I', current_user);
 end $$;
-grant select on accounts, users, tokens, service_keys, described_fields to upsert_svc;
-grant update (last_id) on accounts to upsert_svc;
+-- Tokens, users and keys it finds by functions (access.sql), and cannot list.
+grant select (account_id, last_id), update (last_id) on accounts to upsert_svc;
+grant select on described_fields to upsert_svc;
 grant select, insert, update, delete on objects, fields, counters, records, search_documents, tombstones,
    idempotency_keys, jobs to upsert_svc;
 grant select, insert, delete on changes to upsert_svc;
+grant select, insert, update on readiness to upsert_svc;
+
+-- Where the owner may not do this, it is the business of whoever owns the database.
+do $$
+begin
+    execute format('revoke temporary on database %I from public', current_database());
+exception when insufficient_privilege then null;
+end $$;
+do $$
+begin
+    execute format('revoke create on schema %I from public', current_schema());
+exception when insufficient_privilege then null;
+end $$;
+do $$
+begin
+    revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) from public;
+exception when insufficient_privilege then null;
+end $$;

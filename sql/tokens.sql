@@ -1,10 +1,3 @@
--- name: find_principal
--- By the hash alone: the account comes from the credential.
-select u.account_id, u.user_id, u.email, u.role, t.token_id
-  from tokens t
-  join users u using (account_id, user_id)
- where t.token_hash = :token_hash and t.revoked_at is null;
-
 -- name: ensure_account
 -- The update is there to answer the row that stands.
 insert into accounts (name) values (:name)
@@ -41,6 +34,3 @@ returning t.token_id;
 
 -- name: ensure_key
 insert into service_keys (name, secret) values (:name, :secret) on conflict (name) do nothing;
-
--- name: find_key
-select secret from service_keys where name = :name;

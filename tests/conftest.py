@@ -1,9 +1,11 @@
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
 
@@ -32,11 +34,42 @@ def _server_url() -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_watchdog() -> None:
+    """A service in the process of the tests sees its loop held by whatever tests do between."""
+    logging.getLogger("upsert_svc.watchdog").setLevel(logging.CRITICAL)
+
+
 @pytest.fixture(scope="session")
 async def cluster(_server_url: str) -> Cluster:
     cluster = Cluster(_server_url)
     await cluster.make_template()
     return cluster
+
+
+@pytest.fixture(scope="session")
+def _elsewhere() -> Iterator[embedded.Server]:
+    with (
+        tempfile.TemporaryDirectory(prefix="upsert-svc-tests-", dir=_data_folder()) as folder,
+        embedded.start(Path(folder) / "data", durable=False) as server,
+    ):
+        (server.data_dir / "cluster/data/pg_hba.conf").write_text("local all all scram-sha-256\n")
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def elsewhere(_elsewhere: embedded.Server) -> str:
+    """The owner's URL of another server, which lets all roles in that know their password, as most do."""
+    connection = await asyncpg.connect(_elsewhere.url)
+    await connection.execute(f"alter role {embedded.OWNER} password 'of-the-owner'")
+    await connection.execute("select pg_reload_conf()")
+    await connection.close()
+    return _elsewhere.url.replace(f"//{embedded.OWNER}@", f"//{embedded.OWNER}:of-the-owner@")
+
+
+@pytest.fixture
+def elsewhere_log(_elsewhere: embedded.Server) -> Path:
+    return _elsewhere.log_file
 
 
 @pytest.fixture(autouse=True)

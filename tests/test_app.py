@@ -10,8 +10,13 @@ import asyncpg
 import httpx
 import pytest
 
+from tests.support import processes
 from tests.support.harness import Api, Cluster, running
 from upsert_svc.records.record_store import Records
+
+_BLOCKED = """
+    select count(*) from pg_stat_activity
+     where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0"""
 
 
 async def test_health_needs_no_credential(api: Api) -> None:
@@ -124,3 +129,51 @@ async def test_requests_under_way_are_answered_before_the_service_stops(cluster:
 async def _end_later(transaction: Any) -> None:
     await asyncio.sleep(0.5)
     await transaction.rollback()
+
+
+async def test_who_still_waits_when_the_time_to_stop_is_over_is_told_503(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = await cluster.new_database()
+    peer = await asyncpg.connect(url)
+    async with running(url, shutdown_timeout_seconds=1) as service:
+        api = Api(service, await service.token())
+        key = await api.new_object()
+        record_id = (await api.upsert(key, {"name": "x"}, external_id="v1")).json()["custom_object_record"][
+            "id"
+        ]
+        transaction = peer.transaction()
+        await transaction.start()
+        await peer.execute("select from records for update")
+        path = f"/custom_objects/{key}/records/{record_id}"
+        waiting = [
+            asyncio.create_task(api.upsert(key, {"name": "y"}, external_id="v1")),
+            asyncio.create_task(api.client.delete(path)),
+        ]
+        async with service.sql() as observer:  # within a transaction one sees the same for ever
+            while await observer.fetchval(_BLOCKED) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    responses = [await each for each in waiting]
+    assert [response.status_code for response in responses] == [503, 503]
+    assert [response.headers["Retry-After"] for response in responses] == ["1", "1"]
+    assert not caplog.records
+    await transaction.rollback()
+    await api.client.aclose()
+    await peer.close()
+
+
+async def test_a_service_that_is_to_stop_says_that_it_is_not_ready_and_ends_each_connection_with_an_answer(
+    cluster: Cluster,
+) -> None:
+    url = await cluster.new_database()
+    settings = {"DATABASE_URL": url, "SHUTDOWN_DELAY_SECONDS": "2"}
+    async with processes.serving(**settings) as (client, process):
+        assert (await client.get("/healthz")).status_code == 200
+        process.terminate()
+        while (ready := await client.get("/readyz")).status_code == 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert ready.status_code == 503
+        assert ready.headers["Retry-After"] == "1"
+        alive = await client.get("/healthz")
+        assert (alive.status_code, alive.headers["Connection"]) == (200, "close")
+        assert await process.wait() == 0

@@ -1,15 +1,26 @@
 """The commands as an operator types them, in processes of their own."""
 
 import asyncio
+import contextlib
+import itertools
+import os
 import re
 import signal
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.harness import Cluster
-from tests.support.processes import TOKEN, free_port, run, serving, start, until_ready
+from tests.support.processes import TOKEN, free_port, run, serving, start, start_in, until_ready
+
+ADMIN = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": TOKEN}
+CARS = "/api/v2/custom_objects/car/records"
 
 
 async def test_serve_makes_the_bootstrap_admin_and_stops_cleanly_on_sigterm(cluster: Cluster) -> None:
@@ -24,10 +35,8 @@ async def test_serve_makes_the_bootstrap_admin_and_stops_cleanly_on_sigterm(clus
 
 
 async def test_several_workers_share_one_embedded_server(tmp_path: Path) -> None:
-    settings = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": TOKEN}
-    async with serving("--workers", "2", "--data-dir", str(tmp_path / "data"), **settings) as (client, _):
-        body = {"custom_object": {"key": "car", "title": "Car"}}
-        assert (await client.post("/api/v2/custom_objects", json=body)).status_code == 201
+    async with serving("--workers", "2", "--data-dir", str(tmp_path / "data"), **ADMIN) as (client, _):
+        await make_cars(client)
         upsert = {"custom_object_record": {"name": "x"}}
         answers = await asyncio.gather(
             *(
@@ -40,26 +49,50 @@ async def test_several_workers_share_one_embedded_server(tmp_path: Path) -> None
     assert not (tmp_path / "data" / "cluster" / "data" / "postmaster.pid").exists()
 
 
-async def test_the_demo_prints_requests_that_work_when_pasted(tmp_path: Path) -> None:
+async def test_the_demo_prints_requests_that_work_when_pasted_anywhere_and_no_token(tmp_path: Path) -> None:
+    data = tmp_path / "it's data"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    async with _demo(data) as (text, client):
+        token = (data / "demo-token").read_text().strip()
+        assert stat.S_IMODE((data / "demo-token").stat().st_mode) == 0o600
+        assert token not in text
+        assert len(token) > 40
+        headers = {"Authorization": f"Bearer {token}"}
+        assert (await client.get("/api/v2/custom_objects", headers=headers)).status_code == 200
+        for command, outcome in zip(
+            re.findall(r"^ +(curl .*)$", text, re.M), ("created", "unchanged"), strict=True
+        ):
+            pasted = await asyncio.create_subprocess_shell(
+                command, stdout=asyncio.subprocess.PIPE, cwd=elsewhere
+            )
+            out, _ = await pasted.communicate()
+            assert "HTTP/1.1 200" in out.decode()
+            assert f"upsert-result: {outcome}" in out.decode()
+    (data / "demo-token").chmod(0o644)
+    async with _demo(data, "--show-token") as (text, _):
+        assert f"Token of an admin: {token}" in text
+        assert stat.S_IMODE((data / "demo-token").stat().st_mode) == 0o600
+
+
+@contextlib.asynccontextmanager
+async def _demo(data: Path, *arguments: str) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
+    """The demo, and what it prints until it serves."""
     port = free_port()
-    process = await start("serve", "--demo", "--port", str(port), "--data-dir", str(tmp_path / "data"))
+    named = ("--port", str(port), "--data-dir", data.name)
+    process = await start_in(data.parent, "serve", "--demo", *named, *arguments)
     try:
         text = ""
-        while text.count("curl") < 2:
+        while text.count("curl") < 2 or ("--show-token" in arguments and "Token of" not in text):
             assert process.stdout is not None
             text += (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             await until_ready(client, process)
-        for command, outcome in zip(
-            re.findall(r"^ +(curl .*)$", text, re.M), ("created", "unchanged"), strict=True
-        ):
-            pasted = await asyncio.create_subprocess_shell(command, stdout=asyncio.subprocess.PIPE)
-            out, _ = await pasted.communicate()
-            assert "HTTP/1.1 200" in out.decode()
-            assert f"upsert-result: {outcome}" in out.decode()
+            yield text, client
     finally:
         process.terminate()
-        await asyncio.wait_for(process.communicate(), 30)
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert b"upsert_" not in out
 
 
 async def test_a_token_is_printed_once_listed_without_its_text_and_revoked(cluster: Cluster) -> None:
@@ -105,3 +138,232 @@ async def test_an_operators_mistake_is_a_message_and_no_traceback(
     assert message in err
     assert "Traceback" not in out + err
     assert "short" not in err
+
+
+async def make_cars(client: httpx.AsyncClient) -> None:
+    body = {"custom_object": {"key": "car", "title": "Car"}}
+    assert (await client.post("/api/v2/custom_objects", json=body)).status_code == 201
+
+
+async def upsert_car(client: httpx.AsyncClient, external_id: str) -> int:
+    """The status of the answer; 0 where there was none."""
+    try:
+        return (
+            await client.patch(
+                CARS,
+                params={"external_id": external_id},
+                json={"custom_object_record": {"name": external_id}},
+            )
+        ).status_code
+    except httpx.TransportError:
+        return 0
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"waited {seconds} s in vain")
+
+
+def workers_of(supervisor: asyncio.subprocess.Process) -> list[psutil.Process]:
+    children = psutil.Process(supervisor.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def postmaster(data_dir: Path) -> int:
+    return int((data_dir / "cluster/data/postmaster.pid").read_text().split()[0])
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_writes_go_on_after_each_kill_of_the_embedded_server_and_none_is_lost(
+    tmp_path: Path, workers: str
+) -> None:
+    data_dir = tmp_path / "data"
+    arguments = ("--workers", workers, "--data-dir", str(data_dir))
+    async with serving(*arguments, **ADMIN) as (client, _):
+        await make_cars(client)
+        numbers, acknowledged, others = itertools.count(), set[str](), set[int]()
+
+        async def write() -> None:
+            while True:
+                external_id = f"e{next(numbers)}"
+                if (status := await upsert_car(client, external_id)) == 200:
+                    acknowledged.add(external_id)
+                else:
+                    others.add(status)
+                    await asyncio.sleep(0.02)
+
+        writers = [asyncio.create_task(write()) for _ in range(8)]
+        for _ in range(3):
+            count = len(acknowledged)
+            await until(lambda count=count: len(acknowledged) > count + 50)  # type: ignore[misc]
+            os.kill(postmaster(data_dir), signal.SIGKILL)
+            await asyncio.sleep(0.2)
+            count = len(acknowledged)
+            await until(lambda count=count: len(acknowledged) > count, 5)  # type: ignore[misc]
+        for writer in writers:
+            writer.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+        assert others <= {503}
+        kept, url = set[str](), f"{CARS}?page[size]=100"
+        while url:
+            page = (await client.get(url)).json()
+            kept |= {record["external_id"] for record in page["custom_object_records"]}
+            url = page["links"]["next"]
+        assert acknowledged <= kept
+
+
+async def test_a_start_at_a_taken_port_is_one_line_and_stops_nobodys_database(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    async with serving("--data-dir", str(data_dir), **ADMIN) as (client, _):
+        await make_cars(client)
+        port = str(client.base_url.port)
+        code, out, err = await run("serve", "--demo", "--port", port, "--data-dir", str(data_dir))
+        assert (code, out) == (1, "")
+        assert re.fullmatch(rf"[^\n]*\b{port}\b[^\n]*--port[^\n]*\n", err)
+        assert await upsert_car(client, "one") == 200
+
+
+async def test_a_start_at_a_port_of_another_program_makes_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        for workers in ("1", "2"):
+            code, out, err = await run(
+                "serve", "--port", port, "--workers", workers, "--data-dir", str(tmp_path / "data")
+            )
+            assert (code, out) == (1, "")
+            assert "--port" in err
+    assert not (tmp_path / "data").exists()
+
+
+async def test_port_0_is_a_free_one_that_is_told(cluster: Cluster) -> None:
+    process = await start("serve", "--port", "0", DATABASE_URL=await cluster.new_database())
+    assert process.stdout is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+    address = re.fullmatch(r"Serving at (http://127\.0\.0\.1:[1-9]\d+)\n", line)
+    assert address is not None, line
+    async with httpx.AsyncClient(base_url=address[1], trust_env=False) as client:
+        await until_ready(client, process)
+    process.terminate()
+    await asyncio.wait_for(process.communicate(), 30)
+
+
+async def test_workers_end_with_a_killed_supervisor_and_the_next_one_starts_at_once(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    arguments = ("--workers", "2", "--data-dir", str(data_dir))
+    async with serving(*arguments, **ADMIN) as (client, supervisor):
+        await make_cars(client)
+        database, port = postmaster(data_dir), str(client.base_url.port)
+        workers = [worker.pid for worker in workers_of(supervisor)]
+        assert len(workers) == 2
+        supervisor.kill()
+        await until(lambda: not any(map(lives, workers)), 5)
+        assert lives(database)
+        await supervisor.wait()
+        again = await start("serve", "--port", port, *arguments)
+        try:
+            await until_ready(client, again)
+            assert await upsert_car(client, "one") == 200
+        finally:
+            again.terminate()
+            await asyncio.wait_for(again.communicate(), 30)
+    assert not lives(database)
+
+
+async def test_another_command_does_not_stop_the_server_of_workers_that_have_lost_their_supervisor(
+    tmp_path: Path,
+) -> None:
+    data_dir = tmp_path / "data"
+    async with serving("--workers", "2", "--data-dir", str(data_dir), **ADMIN) as (_, supervisor):
+        database = postmaster(data_dir)
+        workers = workers_of(supervisor)
+        for worker in workers:
+            worker.suspend()  # so that they outlive it
+        supervisor.kill()
+        assert (await run("token", "list", "--data-dir", str(data_dir)))[0] == 0
+        assert lives(database)
+        for worker in workers:
+            worker.kill()
+        await until(lambda: not any(lives(worker.pid) for worker in workers))
+        assert (await run("token", "list", "--data-dir", str(data_dir)))[0] == 0
+    assert not lives(database)
+
+
+@pytest.fixture
+async def owner_url(cluster: Cluster) -> str:
+    """The URL of the owner of a new database."""
+    return await cluster.new_database(empty=True)
+
+
+async def first_lines(*arguments: str, **settings: str) -> tuple[str, str]:
+    """What a service says until it serves, and what it warns of."""
+    process = await start("serve", "--port", "0", *arguments, **settings)
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        while (line := await process.stdout.readline()) and not line.startswith(b"Serving"):
+            pass
+        assert line.startswith(b"Serving")
+        process.terminate()
+        _, err = await process.communicate()
+    return line.decode(), err.decode()
+
+
+async def test_a_service_that_logs_in_as_the_owner_is_warned_once_and_serves(owner_url: str) -> None:
+    _, err = await first_lines("--workers", "2", DATABASE_URL=owner_url)
+    warnings = [line for line in err.splitlines() if "upsert-svc role create" in line]
+    assert len(warnings) == 1
+    assert "upsert_owner" in warnings[0]
+
+
+async def test_a_service_with_a_login_of_its_own_is_not_warned(owner_url: str) -> None:
+    service_url = owner_url.replace("//upsert_owner@", "//upsert_svc@")
+    _, err = await first_lines(DATABASE_URL=service_url, MIGRATION_DATABASE_URL=owner_url)
+    assert err == ""
+    code, out, err = await run("migrate", DATABASE_URL=service_url)
+    assert (code, out) == (1, "")
+    assert "MIGRATION_DATABASE_URL" in err
+    assert "Traceback" not in err
+
+
+async def test_the_embedded_server_is_served_by_a_login_that_owns_nothing(tmp_path: Path) -> None:
+    async with serving("--data-dir", str(tmp_path / "data"), **ADMIN) as (client, _):
+        await make_cars(client)
+        server = psutil.Process(postmaster(tmp_path / "data"))
+        titles = {" ".join(child.cmdline()) for child in server.children()}
+        sessions = {title.split(": ")[-1].split()[0] for title in titles if "[local]" in title}
+        assert sessions == {"upsert_svc"}
+
+
+async def test_the_command_makes_a_login_and_prints_its_url(elsewhere: str) -> None:
+    code, out, err = await run("role", "create", "--name", "serving", DATABASE_URL=elsewhere)
+    assert code == 0
+    assert "MIGRATION_DATABASE_URL" in err
+    url = out.splitlines()[-1]
+    assert re.match(r"postgresql://serving:[\w-]{40,}@/upsert_svc\?host=", url)
+    async with serving(DATABASE_URL=url, MIGRATION_DATABASE_URL=elsewhere, **ADMIN) as (client, _):
+        await make_cars(client)
+    code, _, err = await run("role", "create", "--name", "upsert_owner", DATABASE_URL=elsewhere)
+    assert code == 1
+    assert "Traceback" not in err
+    code, _, err = await run("role", "create")
+    assert code == 1
+    assert "by itself" in err
+
+
+async def test_the_first_start_makes_the_login_with_the_password_of_its_url(elsewhere: str) -> None:
+    url = elsewhere.replace("//upsert_owner:of-the-owner@", "//upsert_svc:of-the-service@")
+    settings = {"DATABASE_URL": url, "MIGRATION_DATABASE_URL": elsewhere}
+    _, err = await first_lines(**settings)
+    assert err == ""
+    async with serving(**settings, **ADMIN) as (client, _):
+        assert (await client.get("/readyz")).status_code == 200

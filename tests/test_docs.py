@@ -21,7 +21,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 
 METHODS = r"(?:GET|POST|PUT|PATCH|DELETE)"
 # of the server, which refuses what never becomes a request
-ANSWERED_BY_THE_SERVER = {(431, "BadRequest")}
+ANSWERED_BY_THE_SERVER = {(414, "BadRequest"), (431, "BadRequest")}
 TOP_FOLDERS = ("upsert_svc/", "sql/", "tests/", "docs/", "bench/", "examples/")
 PLACEHOLDER = re.compile(r"\b(NAME|NOUN|NNNN|FILE|KEY)\b|NNNN_|…|\{")
 
@@ -81,6 +81,14 @@ def test_every_documented_setting_is_one() -> None:
     known = {name.upper() for name in Settings.model_fields}
     known.add(embedded.BINDIR_VARIABLE.removeprefix("UPSERT_SVC_"))
     assert {name for names, _ in documented_settings() for name in names} <= known
+
+
+def test_every_setting_that_is_a_number_or_a_rate_is_told_as_the_bound_that_it_is() -> None:
+    told = set(re.findall(r"`([A-Z_]+)`", section("docs/operations.md", "What can grow, and its bound")))
+    for name, field in Settings.model_fields.items():
+        if field.annotation in (int, float) or "rate_limit" in name:
+            assert name.upper() in told, name.upper()
+    assert told <= {name.upper() for name in Settings.model_fields}
 
 
 # Routes

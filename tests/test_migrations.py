@@ -16,6 +16,7 @@ from upsert_svc.jobs import job_queue
 _CATALOG = """
 select 'column' as kind, c.relname || '.' || a.attname as name,
        concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated, a.attidentity,
+                 a.attacl,
                  pg_get_expr(d.adbin, d.adrelid),
                  -- rows of a type are made by place
                  case when c.relkind = 'c' then a.attnum end) as definition
@@ -34,7 +35,7 @@ select 'function', oid::regprocedure::text, concat_ws(' ', pg_get_functiondef(oi
 union all
 select 'view', viewname, definition from pg_views where schemaname = 'public'
 union all
-select 'table', relname, concat_ws(' ', reloptions, relacl) from pg_class
+select 'table', relname, concat_ws(' ', reloptions, coalesce(relacl, acldefault('r', relowner))) from pg_class
  where relnamespace = 'public'::regnamespace and relkind in ('r', 'v')
 union all
 select 'applied', name, digest from schema_migrations

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -171,7 +171,7 @@ async def test_every_constraint_is_answered_or_known_to_be_out_of_a_callers_reac
         "counters_object_id_fkey", "records_name_check", "records_external_id_check", "records_number_check",
         "records_number_key", "changes_kind_check",
         "idempotency_keys_account_id_fkey", "jobs_account_id_fkey", "jobs_job_id_check",
-        "jobs_action_check", "jobs_progress_check", "jobs_status_check",
+        "jobs_action_check", "jobs_progress_check", "jobs_status_check", "readiness_is_only_check",
     }  # fmt: skip
     assert {row["name"] for row in rows} == guards | set(errors.CONSTRAINTS)
 
@@ -187,6 +187,25 @@ async def test_every_constraint_is_answered_or_known_to_be_out_of_a_callers_reac
 async def test_an_upsert_finds_its_record_by_an_index(database: Any, by: str, index: str) -> None:
     for record_id in range(1, 200):
         await _insert(database, "unique", record_id, f"name {record_id}", external_id=f"e{record_id}")
+    identifier = {"external_id": "e7", "name": "NAME 7", "record_id": f"{7:026d}"}[by]
+    lines = await _plans_within(
+        database,
+        """select * from unnest(write_records(1, $1, array[
+               row(0, 2, 1, $2::text, 'x', null, null, '{}'::jsonb, 1,
+                   null, null, null, null)::record_write]))""",
+        by,
+        identifier,
+    )
+    assert any(f"using {index} on records" in line for line in lines)
+    # without statistics too, or a plan made for an empty table would read all of it when it has grown
+    for line, condition in itertools.pairwise(lines):
+        if re.search(r"Scan using \w+ on (records|objects) ", line):
+            whole_key = r"record_id|external_id|name_key" if " on records " in line else r"object_id"
+            assert re.search(whole_key, condition), f"{line}\n{condition}"
+
+
+async def _plans_within(database: Any, statement: str, *arguments: object) -> list[str]:
+    """The lines of the plans of what functions do while a statement is carried out."""
     plans: list[str] = []
     database.add_log_listener(lambda _, message: plans.append(message.message))
     for setting in (
@@ -200,22 +219,8 @@ async def test_an_upsert_finds_its_record_by_an_index(database: Any, by: str, in
     ):
         await database.execute("load 'auto_explain'")
         await database.execute(f"set {setting}")
-    identifier = {"external_id": "e7", "name": "NAME 7", "record_id": f"{7:026d}"}[by]
-    row = await database.fetchrow(
-        """select * from unnest(write_records(1, $1, array[
-               row(0, 2, 1, $2::text, 'x', null, null, '{}'::jsonb, 1,
-                   null, null, null, null)::record_write]))""",
-        by,
-        identifier,
-    )
-    assert row["outcome"] == "unchanged"
-    lines = "\n".join(plans).splitlines()
-    assert any(f"using {index} on records" in line for line in lines)
-    # without statistics too, or a plan made for an empty table would read all of it when it has grown
-    for line, condition in itertools.pairwise(lines):
-        if re.search(r"Scan using \w+ on (records|objects) ", line):
-            whole_key = r"record_id|external_id|name_key" if " on records " in line else r"object_id"
-            assert re.search(whole_key, condition), f"{line}\n{condition}"
+    await database.fetch(statement, *arguments)
+    return "\n".join(plans).splitlines()
 
 
 async def test_a_plain_patch_or_replacement_pays_for_no_document_strategy_or_condition(
@@ -375,25 +380,55 @@ async def test_a_page_is_found_by_an_index(
         assert re.search(r"records_pkey.*\n.*record_id = ", plan), plan
 
 
-@pytest.mark.parametrize("name", ["events", "latest"])
-async def test_changes_are_read_by_their_one_index(database: Any, name: str) -> None:
-    statement = statements.load("history").by_name[name]
-    arguments = {
-        "events": "1, 'unique', 'x', 10, false, 0, 101",
-        "latest": "1, 2, '3', '', 0, 10000, false, now(), 1001",
-    }
-    scans = await _scans(database, statement.text, arguments[name])
+async def test_events_are_read_by_the_one_index_of_changes(database: Any) -> None:
+    statement = statements.load("history").events
+    scans = await _scans(database, statement.text, "1, 'unique', 'x', 10, false, 0, 101, 2000000")
     whole_keys = {
-        "objects": "key = |object_id = ",
+        "objects": "key = ",
+        "records": "record_id = ",
+        "changes": "transaction_id = .*record_id = .*version = ",
+    }
+    assert {table for table, _ in scans} == set(whole_keys)
+    assert all(re.search(whole_keys[table], condition) for table, condition in scans), scans
+
+
+async def test_an_export_is_read_by_the_one_index_of_changes(database: Any) -> None:
+    calling = "select from export_page(1, 2, '3', '', 0, now(), false, 10000, 1000, 2000000)"
+    scans = _scans_in(await _plans_within(database, calling))
+    whole_keys = {
+        "objects": "object_id = ",
         "records": "record_id = ",
         "tombstones": "record_id = ",
-        "changes": "transaction_id = .*record_id = .*version = "
-        if name == "events"
-        else r"ROW\(tra.*transaction_id <",
+        "changes": r"ROW\(tra.*transaction_id <",
     }
-    tables = {"events": {"objects", "records", "changes"}, "latest": set(whole_keys)}
-    assert {table for table, _ in scans} == tables[name]
+    assert {table for table, _ in scans} == set(whole_keys)
     assert all(re.search(whole_keys[table], condition) for table, condition in scans), scans
+
+
+async def test_the_next_job_in_turn_is_found_without_a_look_at_finished_ones(database: Any) -> None:
+    for setting in ("plan_cache_mode = force_generic_plan", "enable_seqscan = off"):
+        await database.execute(f"set {setting}")
+    statement = statements.load("jobs").by_name["next_in_turn"]
+    await database.execute(f"prepare turn as {statement.text}")
+    plan = [row[0] for row in await database.fetch("explain execute turn(1, 'x', 1, '{1}', '{x}')")]
+    used = [match[1] for line in plan if (match := re.search(r"Scan using (\w+)", line))]
+    assert used.count("jobs_unfinished_idx") >= 3, plan
+    assert set(used) <= {"jobs_unfinished_idx", "jobs_pkey"}  # the key finds the entry's own job
+    assert not any("Sort" in line for line in plan), plan
+
+
+async def test_where_an_export_begins_is_found_by_the_one_index_of_changes(database: Any) -> None:
+    await database.execute(
+        """insert into changes (account_id, object_id, transaction_id, changed_at, version, user_id, kind,
+                                record_id, name)
+           select 1, 2, (n + 3)::text::xid8, to_timestamp(n * 60), 1, 1, 'updated', n, 'n'
+             from generate_series(1, 500) as n"""
+    )
+    calling = "select first_transaction_since(1, 2, to_timestamp(6000))"
+    scans = _scans_in(await _plans_within(database, calling))
+    assert {table for table, _ in scans} == {"changes"}
+    assert all("object_id = 2" in condition or "object_id = $" in condition for _, condition in scans), scans
+    assert await database.fetchval(calling + "::text") == "103"
 
 
 def _listing() -> str:
@@ -410,7 +445,10 @@ async def _scans(database: Any, statement: str, arguments: str) -> list[tuple[st
     for setting in ("plan_cache_mode = force_generic_plan", "enable_seqscan = off"):
         await database.execute(f"set {setting}")
     await database.execute(f"prepare reading as {statement}")
-    plan = [row[0] for row in await database.fetch(f"explain execute reading({arguments})")]
+    return _scans_in([row[0] for row in await database.fetch(f"explain execute reading({arguments})")])
+
+
+def _scans_in(plan: Sequence[str]) -> list[tuple[str, str]]:
     lines = itertools.pairwise(plan)
     found = ((re.search(r"Scan using \w+ on (\w+) ?", line), condition) for line, condition in lines)
     return [(match[1], condition) for match, condition in found if match]

@@ -15,6 +15,14 @@ from tests.support.harness import Running
 from upsert_svc.definitions.patterns import Pattern
 from upsert_svc.watchdog import INTERVAL_SECONDS, Watchdog, places_of
 
+# on a loop of their own: there is another watchdog over that of the other tests
+on_a_loop_of_its_own = pytest.mark.asyncio(loop_scope="function")
+
+
+@pytest.fixture(autouse=True)
+def _heard(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "upsert_svc.watchdog")
+
 
 def hold(seconds: float) -> None:
     time.sleep(seconds)
@@ -32,6 +40,7 @@ async def watched(watchdog: Watchdog, *holds: float) -> None:
         await task
 
 
+@on_a_loop_of_its_own
 async def test_a_hold_is_told_with_its_time_and_the_longest_is_kept(caplog: pytest.LogCaptureFixture) -> None:
     watchdog = Watchdog(limit_seconds=0.3)
     await watched(watchdog, 0.5)
@@ -42,6 +51,7 @@ async def test_a_hold_is_told_with_its_time_and_the_longest_is_kept(caplog: pyte
     assert record.getMessage().startswith("the event loop was held for ")
 
 
+@on_a_loop_of_its_own
 async def test_of_many_holds_within_a_while_there_is_one_line_and_the_longest_is_told_next(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -53,6 +63,7 @@ async def test_of_many_holds_within_a_while_there_is_one_line_and_the_longest_is
     assert int(caplog.records[1].getMessage().split()[6]) > 600
 
 
+@on_a_loop_of_its_own
 async def test_a_loop_that_turns_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
     watchdog = Watchdog(limit_seconds=5)
     await watched(watchdog)
@@ -60,6 +71,7 @@ async def test_a_loop_that_turns_is_not_told_of(caplog: pytest.LogCaptureFixture
     assert not caplog.records
 
 
+@on_a_loop_of_its_own
 async def test_what_held_the_loop_is_told_by_file_and_line(caplog: pytest.LogCaptureFixture) -> None:
     task = asyncio.create_task(Watchdog(limit_seconds=0.1).run())
     await asyncio.sleep(2 * INTERVAL_SECONDS)

@@ -1,4 +1,4 @@
-"""The command line: `upsert-svc serve`, `work`, `migrate`, `token …`, `import`, `export`. Reads arguments."""
+"""The command line: `upsert-svc serve`, `work`, `migrate`, `token …`, `role …`, `import` and `export`."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 from pydantic import SecretStr, ValidationError
@@ -16,10 +16,10 @@ from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
-from upsert_svc import demo, migrations, server
+from upsert_svc import demo, logs, migrations, server
 from upsert_svc.accounts import tokens
-from upsert_svc.db import embedded
-from upsert_svc.db.pools import UnreachableDatabase, owner_transaction
+from upsert_svc.db import embedded, roles
+from upsert_svc.db.pools import SERVICE_ROLE, UnreachableDatabase, owner_transaction
 from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.jobs import worker
 from upsert_svc.settings import Settings, variable_of
@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 token_app = typer.Typer(help="API tokens.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
+role_app = typer.Typer(help="The service's login to the database.", no_args_is_help=True)
+app.add_typer(role_app, name="role")
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data (UPSERT_SVC_DATA_DIR)")
@@ -62,49 +64,67 @@ def _settings(data_dir: Path | None, database_url: str | None) -> Settings:
     return Settings(**given)  # type: ignore[arg-type]
 
 
+class _Urls(NamedTuple):
+    """Of one database: by the login that serves, and by the role that owns the schema."""
+
+    service: str
+    owner: str
+
+
 @contextlib.contextmanager
-def _database_url(settings: Settings) -> Iterator[str]:
-    """The URL of the database: the one set, else that of the embedded server, which runs meanwhile."""
+def _database(settings: Settings, *, is_watched: bool = False) -> Iterator[_Urls]:
+    """The database that is set, else that of the embedded server, which runs meanwhile."""
+    owner_url = settings.migration_database_url and settings.migration_database_url.get_secret_value()
     if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
+        url = settings.database_url.get_secret_value()
+        yield _Urls(url, owner_url or url)
         return
     with embedded.start(settings.data_dir) as server:
-        yield server.url
-
-
-@contextlib.contextmanager
-def _owner_url(settings: Settings) -> Iterator[str]:
-    """The URL of the role that owns the schema."""
-    with _database_url(settings) as url:
-        owner_url = settings.migration_database_url
-        yield owner_url.get_secret_value() if owner_url else url
+        server.let_workers_hold()
+        with server.watched() if is_watched else contextlib.nullcontext():
+            yield _Urls(server.service_url, owner_url or server.url)
 
 
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen at")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at")] = 8080,
     workers: Annotated[int, typer.Option(min=1, help="How many processes answer")] = 1,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     with_demo: Annotated[
         bool, typer.Option("--demo", help="Make a token and an object to try, and show how")
     ] = False,
+    show_token: Annotated[
+        bool, typer.Option("--show-token", help="Print the token of the demo, too")
+    ] = False,
 ) -> None:
     """Migrates the database, makes the bootstrap admin, and answers requests until stopped."""
+    logs.configure()
     settings = _settings(data_dir, database_url)
     # Ctrl-C and SIGTERM both unwind to here, so that the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.suppress(KeyboardInterrupt), _database_url(settings) as url:
-        os.environ["UPSERT_SVC_DATABASE_URL"] = url  # the workers read it
-        owner_url = settings.migration_database_url
-        _prepare(owner_url.get_secret_value() if owner_url else url, settings)
-        if with_demo:
-            token = asyncio.run(demo.prepare(settings, url, settings.data_dir / "demo-token"))
-            typer.echo(demo.introduction(f"http://{host}:{port}", token))
-        else:
-            typer.echo(f"Serving at http://{host}:{port}")
-        server.run(host, port, workers=workers, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        server.bound(host, port) as sockets,
+        _database(settings, is_watched=True) as urls,
+    ):
+        os.environ["UPSERT_SVC_DATABASE_URL"] = urls.service  # the workers read it
+        os.environ.pop("UPSERT_SVC_MIGRATION_DATABASE_URL", None)  # and need not know this one
+        _prepare_to_serve(urls, settings)
+        token_file = (settings.data_dir / "demo-token").absolute()
+        token = asyncio.run(demo.prepare(settings, urls.owner, token_file)) if with_demo else None
+        server.listen(sockets)
+        address = f"http://{host}:{sockets[0].getsockname()[1]}"
+        typer.echo(demo.introduction(address, token_file) if token else f"Serving at {address}")
+        if token and show_token:
+            typer.echo(f"Token of an admin: {token}")
+        server.run(
+            sockets,
+            workers=workers,
+            delay_seconds=settings.shutdown_delay_seconds,
+            shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+        )
 
 
 def _prepare(owner_url: str, settings: Settings) -> None:
@@ -113,9 +133,23 @@ def _prepare(owner_url: str, settings: Settings) -> None:
     asyncio.run(migrations.bootstrap(owner_url, settings))
 
 
+def _prepare_login(urls: _Urls) -> None:
+    """Where the owner has a URL of its own, the login of the other one is made when it cannot log in."""
+    if urls.owner != urls.service and asyncio.run(roles.ensure_login(urls.owner, urls.service)):
+        typer.echo("Made the login of the service")
+
+
+def _prepare_to_serve(urls: _Urls, settings: Settings) -> None:
+    _prepare(urls.owner, settings)
+    _prepare_login(urls)
+    if (warning := asyncio.run(roles.excess(urls.service))) is not None:
+        typer.echo(warning, err=True)
+
+
 @app.command()
 def work(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Migrates the database and carries out bulk jobs until stopped, without answering requests."""
+    logs.configure()
     settings = _settings(data_dir, database_url)
 
     async def until_stopped(url: str) -> None:
@@ -124,19 +158,20 @@ def work(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
             asyncio.get_running_loop().add_signal_handler(signal_number, is_stopped.set)
         await worker.work(settings, url, is_stopped)
 
-    with _database_url(settings) as url:
-        owner_url = settings.migration_database_url
-        _prepare(owner_url.get_secret_value() if owner_url else url, settings)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with _database(settings, is_watched=True) as urls:
+        _prepare_to_serve(urls, settings)
         typer.echo("Working")
-        asyncio.run(until_stopped(url))
+        asyncio.run(until_stopped(urls.service))
 
 
 @app.command()
 def migrate(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Brings the database to the schema of this version."""
     settings = _settings(data_dir, database_url)
-    with _owner_url(settings) as url:
-        _prepare(url, settings)
+    with _database(settings) as urls:
+        _prepare(urls.owner, settings)
+        _prepare_login(urls)
     typer.echo("The schema is up to date")
 
 
@@ -223,9 +258,9 @@ def token_create(
             return await tokens.create(connection, account=account, email=email, role=role.value, name=name)
 
     settings = _settings(data_dir, database_url)
-    with _owner_url(settings) as url:
-        _prepare(url, settings)
-        typer.echo(asyncio.run(create(url)))
+    with _database(settings) as urls:
+        _prepare(urls.owner, settings)
+        typer.echo(asyncio.run(create(urls.owner)))
 
 
 @token_app.command("list")
@@ -237,8 +272,8 @@ def token_list(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> No
             return await tokens.list_all(connection)
 
     table = Table("id", "account", "e-mail", "role", "name", "ends in", "created", "revoked")
-    with _owner_url(_settings(data_dir, database_url)) as url:
-        for item in asyncio.run(listed(url)):
+    with _database(_settings(data_dir, database_url)) as urls:
+        for item in asyncio.run(listed(urls.owner)):
             revoked = f"{item.revoked_at:%Y-%m-%d %H:%M}" if item.revoked_at else ""
             created = f"{item.created_at:%Y-%m-%d %H:%M}"
             identity = (str(item.token_id), item.account, item.email, item.role, item.name)
@@ -260,10 +295,31 @@ def token_revoke(
         async with owner_transaction(url) as connection:
             return await tokens.revoke(connection, account=account, token_id=token_id)
 
-    with _owner_url(_settings(data_dir, database_url)) as url:
-        if not asyncio.run(revoke(url)):
+    with _database(_settings(data_dir, database_url)) as urls:
+        if not asyncio.run(revoke(urls.owner)):
             _fail(f"Account {account} has no token {token_id} that is not revoked")
     typer.echo(f"Token {token_id} is revoked")
+
+
+@role_app.command("create")
+def role_create(
+    name: Annotated[str, typer.Option(help="The login's name")] = SERVICE_ROLE,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Makes a login that can only serve, or gives it a new password; prints its URL, once.
+
+    It is made by the owner, whose URL is UPSERT_SVC_MIGRATION_DATABASE_URL, else UPSERT_SVC_DATABASE_URL.
+    """
+    settings = _settings(None, database_url)
+    if settings.database_url is None:
+        _fail("The embedded server makes the login by itself; for another one set UPSERT_SVC_DATABASE_URL")
+    with _database(settings) as urls:
+        _prepare(urls.owner, settings)
+        typer.echo(asyncio.run(roles.create_login(urls.owner, name)))
+    typer.echo(
+        "Set UPSERT_SVC_DATABASE_URL to this, and UPSERT_SVC_MIGRATION_DATABASE_URL to the URL of the owner",
+        err=True,
+    )
 
 
 def _fail(message: str) -> NoReturn:
@@ -275,7 +331,13 @@ def main() -> None:
     """The entry point; a mistake of the operator's is a line, not a traceback."""
     try:
         app()
-    except (embedded.EmbeddedError, migrations.MigrationError, UnreachableDatabase) as error:
+    except (
+        embedded.EmbeddedError,
+        migrations.MigrationError,
+        roles.RoleError,
+        server.AddressTaken,
+        UnreachableDatabase,
+    ) as error:
         sys.exit(str(error))
     except ValidationError as error:
         sys.exit("\n".join(_setting_problem(item) for item in error.errors()))

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from upsert_svc import purge
+from upsert_svc import logs, purge
 from upsert_svc.accounts import tokens
 from upsert_svc.accounts.rate_limits import RateLimits
 from upsert_svc.api import responses
@@ -19,14 +20,22 @@ from upsert_svc.api.rate_limits import Limiter
 from upsert_svc.api.routes import routes
 from upsert_svc.db.pools import Database, connected
 from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
+from upsert_svc.http import limits
 from upsert_svc.jobs import worker
 from upsert_svc.migrations import CURSOR_KEY
+from upsert_svc.readiness import Readiness
 from upsert_svc.search import backfill
 from upsert_svc.service import compose
 from upsert_svc.settings import Settings
 from upsert_svc.watchdog import Watchdog
 
 _NEW_OBJECTS = 10_000  # before the collector looks for cycles among them
+
+
+def serving() -> Middleware:
+    """The application of a process that serves it alone: set from the environment, with a log."""
+    logs.configure()
+    return create()
 
 
 def create(settings: Settings | None = None) -> Middleware:
@@ -39,11 +48,12 @@ def create(settings: Settings | None = None) -> Middleware:
     url = settings.database_url.get_secret_value()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         async with connected(settings, url) as database:
             service = compose(settings, database, await _cursor_key(settings, database))
             service.write_batcher.start()
             app.state.service = service
+            app.state.readiness = Readiness(database.lookups)
             app.state.watchdog = Watchdog()
             background = [asyncio.create_task(work.run(database.main)) for work in (purge, backfill)]
             background.append(asyncio.create_task(app.state.watchdog.run()))
@@ -51,7 +61,7 @@ def create(settings: Settings | None = None) -> Middleware:
             _spare_the_collector()
             try:
                 async with working if settings.run_jobs else contextlib.nullcontext():
-                    yield
+                    yield {limits.STATE: limits.of(settings)}
             finally:
                 for task in background:
                     task.cancel()

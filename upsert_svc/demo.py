@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 from pathlib import Path
 
 from upsert_svc.accounts import tokens
@@ -57,6 +58,7 @@ async def _ensure_object(service: Service, principal: Principal) -> None:
 
 def _kept_token(token_file: Path) -> str:
     if token_file.exists():
+        token_file.chmod(0o600)  # whoever copied the data directory may have opened it to others
         return token_file.read_text(encoding="ascii").strip()
     token = f"upsert_{secrets.token_urlsafe(32)}"
     descriptor = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -65,18 +67,21 @@ def _kept_token(token_file: Path) -> str:
     return token
 
 
-def introduction(address: str, token: str) -> str:
-    """What a newcomer is shown: two requests to paste."""
+def introduction(address: str, token_file: Path) -> str:
+    """What a newcomer is shown: two requests to paste, which read the token from its file.
+
+    What is printed ends up in logs and on screens; the token stays where its owner alone can read it.
+    """
     url = f"{address}/api/v2/custom_objects/{OBJECT_KEY}/records?external_id=VIN-1"
     body = '{"custom_object_record": {"name": "Ada", "custom_object_fields": {"color": "red", "year": 2026}}}'
     curl = (
-        f"curl -i -X PATCH '{url}' -H 'Authorization: Bearer {token}' "
+        f"curl -i -X PATCH '{url}' -H \"Authorization: Bearer $(cat {shlex.quote(str(token_file))})\" "
         f"-H 'Content-Type: application/json' -d '{body}'"
     )
     return "\n".join(
         (
             f"Serving at {address}",
-            f"Token of an admin: {token}",
+            f"The token of an admin is in {token_file}",
             "",
             "Create a record, or update it if it is there:",
             f"  {curl}",

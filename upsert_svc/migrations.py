@@ -68,6 +68,7 @@ async def migrate(url: str) -> list[str]:
     """
     async with owner_transaction(url) as connection:
         _require_version(connection)
+        await _require_rights(connection)
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(_CREATE_LEDGER)
         applied = await _apply_schema(connection)
@@ -105,6 +106,14 @@ def _require_version(connection: Connection) -> None:
     if major < MINIMUM_VERSION:
         raise MigrationError(
             f"PostgreSQL {MINIMUM_VERSION} or later is needed; the server is version {major}"
+        )
+
+
+async def _require_rights(connection: Connection) -> None:
+    if not await connection.fetchval("select has_schema_privilege(current_schema(), 'create')"):
+        raise MigrationError(
+            f"{await connection.fetchval('select session_user::text')} may not migrate the database: "
+            "set UPSERT_SVC_MIGRATION_DATABASE_URL to the URL of the role that owns it"
         )
 
 

@@ -7,7 +7,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,7 @@ from upsert_svc.errors import BadRequest
 
 Item = TypeVar("Item")
 PAGE_SIZE_LIMIT = 100
+PAGE_BYTES = 2_000_000  # about: a page ends before the item that would exceed them, unless it is the first
 _SIGNATURE_BYTES = 16
 _CURSOR_LIMIT = 5000  # a name of 255 characters may be of as many more before it is normalized
 
@@ -68,10 +69,15 @@ class Cursors:
         window: Window,
         rows: Sequence[Item],
         position_of: Callable[[Item], Sequence[Any]],
+        bytes_of: Callable[[Item], int] = lambda _: 0,
     ) -> Page[Item]:
-        """The page of rows fetched in the window's direction, one more than its size where there are more."""
-        has_more = len(rows) > window.size
-        items = list(rows[: window.size])
+        """The page of rows fetched in the window's direction, one more than it holds where there are more.
+
+        `bytes_of` answers how large the page is with that row and those before it.
+        """
+        count = count_fitting(rows, window.size, bytes_of)
+        has_more = len(rows) > count
+        items = list(rows[:count])
         if window.is_backwards:
             items.reverse()
         has_next = bool(items) and (window.is_backwards or has_more)
@@ -104,6 +110,20 @@ class Cursors:
     def _signature(self, scope: str, payload: bytes) -> bytes:
         message = scope.encode() + b"\0" + payload
         return hmac.digest(self._secret, message, hashlib.sha256)[:_SIGNATURE_BYTES]
+
+
+def bytes_of(row: Mapping[str, Any]) -> int:
+    """How large a page is with this row and those before it, in bytes, as its statement has measured."""
+    size: int = row["page_bytes"]
+    return size
+
+
+def count_fitting(rows: Sequence[Item], size: int, bytes_of: Callable[[Item], int]) -> int:
+    """How many of the rows a page of a size holds: as many as fit into PAGE_BYTES, and one at least."""
+    count = min(len(rows), size)
+    while count > 1 and bytes_of(rows[count - 1]) > PAGE_BYTES:
+        count -= 1
+    return count
 
 
 def _bad_cursor(parameter: str) -> BadRequest:

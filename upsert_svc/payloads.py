@@ -4,6 +4,7 @@ Refuses a body without its wrapper (400) and attributes of the wrong type (422);
 or read-only are collected, to be named in a warning.
 """
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -21,12 +22,21 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from upsert_svc.errors import BadRequest, Problem, RecordInvalid
+from upsert_svc.errors import BadRequest, Problem, RecordInvalid, shortened
 
 Model = TypeVar("Model", bound=BaseModel)
 TEXT_LIMIT = 255
 NAMES_LIMIT = 250  # of what is ignored, as many as may be told
 NAME_LIMIT = 200  # characters of each
+DESCRIPTION_LIMIT = 32_768
+_MOST_COMPOSED = 4  # characters that NFC makes one of
+# All but white space, controls, and what Unicode ignores or shows as nothing: joiners, marks of direction,
+# fillers of Hangul and Khitan, variation selectors, tags, the blank of Braille, the notehead of none.
+_VISIBLE = re.compile(
+    r"[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U00016fe4"
+    r"\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 
 
 def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[dict[str, Any], list[str]]:
@@ -47,6 +57,7 @@ def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[
 
 
 ShortText = Annotated[StrictStr, Field(max_length=TEXT_LIMIT)]
+Description = Annotated[StrictStr, Field(max_length=DESCRIPTION_LIMIT)]
 
 
 class ObjectBody(BaseModel):
@@ -59,8 +70,8 @@ class ObjectBody(BaseModel):
     raw_title: ShortText | None = None
     title_pluralized: ShortText | None = None
     raw_title_pluralized: ShortText | None = None
-    description: StrictStr | None = None
-    raw_description: StrictStr | None = None
+    description: Description | None = None
+    raw_description: Description | None = None
     include_in_list_view: StrictBool | None = None
     allows_photos: StrictBool | None = None
     allows_attachments: StrictBool | None = None
@@ -122,8 +133,8 @@ class FieldBody(BaseModel):
     type: StrictStr | None = None
     title: ShortText | None = None
     raw_title: ShortText | None = None
-    description: StrictStr | None = None
-    raw_description: StrictStr | None = None
+    description: Description | None = None
+    raw_description: Description | None = None
     active: StrictBool | None = None
     required: StrictBool | None = None
     regexp_for_validation: Annotated[StrictStr, Field(max_length=TEXT_LIMIT)] | None = None
@@ -144,7 +155,7 @@ def read(model: type[Model], attributes: Mapping[str, Any]) -> tuple[Model, list
     except ValidationError as error:
         details: dict[str, list[Problem]] = {}
         for item in error.errors(include_url=False, include_context=False, include_input=False):
-            name = ".".join(str(part) for part in item["loc"] if isinstance(part, str))
+            name = shortened(".".join(str(part) for part in item["loc"] if isinstance(part, str)))
             details.setdefault(str(item["loc"][0]), []).append(Problem(f"{name}: {item['msg']}"))
         raise RecordInvalid(details) from None
     return body, [name for name in attributes if name not in model.model_fields]
@@ -203,9 +214,14 @@ def name_problem(name: object) -> Problem | None:
     """What is wrong with a record's name, if anything."""
     if not isinstance(name, str):
         return Problem("name must be text")
-    if not name.strip():
-        return Problem("Name cannot be blank", "BlankValue")
-    return _length_problem("name", name)
+    if (problem := _length_problem("name", name)) is not None:
+        return problem
+    return Problem("Name cannot be blank", "BlankValue") if is_blank(name) else None
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text is to be seen: it has at most white space and invisible characters."""
+    return _VISIBLE.search(text) is None
 
 
 def external_id_problem(external_id: object) -> Problem | None:
@@ -216,6 +232,9 @@ def external_id_problem(external_id: object) -> Problem | None:
 
 
 def _length_problem(name: str, value: str) -> Problem | None:
-    if len(value if value.isascii() else unicodedata.normalize("NFC", value)) <= TEXT_LIMIT:
-        return None
-    return Problem(f"{name} is longer than {TEXT_LIMIT} characters", "TooLong")
+    length = len(value)
+    if not value.isascii() and length <= TEXT_LIMIT * _MOST_COMPOSED:
+        length = len(unicodedata.normalize("NFC", value))
+    return (
+        Problem(f"{name} is longer than {TEXT_LIMIT} characters", "TooLong") if length > TEXT_LIMIT else None
+    )

@@ -9,8 +9,10 @@ from upsert_svc.db.pools import Connection, Database
 from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.definitions.fields import ObjectFields
 from upsert_svc.definitions.objects import Objects
+from upsert_svc.heavy_work import HeavyWork
 from upsert_svc.idempotency import Answer, IdempotentRequest
 from upsert_svc.jobs.job_store import Jobs
+from upsert_svc.memory import Memory
 from upsert_svc.paging import Cursors
 from upsert_svc.records.history import History
 from upsert_svc.records.read_batching import ReadBatcher
@@ -18,7 +20,6 @@ from upsert_svc.records.record_store import Records
 from upsert_svc.records.write_batching import Direct, WriteBatcher, Writer
 from upsert_svc.search.planner import Search
 from upsert_svc.settings import Settings
-from upsert_svc.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Service:
     jobs: Jobs
     reader: ReadBatcher
     write_batcher: WriteBatcher
-    turns: Turns
+    memory: Memory
+    heavy_work: HeavyWork
 
     async def once(
         self, request: IdempotentRequest, perform: Callable[["Service"], Awaitable[Answer]]
@@ -71,7 +73,8 @@ class Service:
             definitions=self.definitions,
             reader=self.reader,
             write_batcher=self.write_batcher,
-            turns=self.turns,
+            memory=self.memory,
+            heavy_work=self.heavy_work,
         )
 
 
@@ -82,6 +85,7 @@ def compose(settings: Settings, database: Database, cursor_key: bytes) -> Servic
         database.main,
         connection_count=settings.batch_connections,
         queue_limit=settings.write_queue,
+        wait_seconds=settings.write_wait_seconds,
     )
     return _assembled(
         database,
@@ -90,9 +94,10 @@ def compose(settings: Settings, database: Database, cursor_key: bytes) -> Servic
         authenticate=Authenticator(database.lookups, ttl_seconds=settings.token_ttl_seconds),
         cursors=Cursors(cursor_key),
         definitions=Definitions(database.lookups),
-        reader=ReadBatcher(database.main),
+        reader=ReadBatcher(database.main, wait_seconds=settings.acquire_timeout_seconds),
         write_batcher=write_batcher,
-        turns=Turns(),
+        memory=Memory.of(settings.memory_limit_bytes),
+        heavy_work=HeavyWork(),
     )
 
 
@@ -106,7 +111,8 @@ def _assembled(
     definitions: Definitions,
     reader: ReadBatcher,
     write_batcher: WriteBatcher,
-    turns: Turns,
+    memory: Memory,
+    heavy_work: HeavyWork,
 ) -> Service:
     records = Records(database, definitions, writer, reader)
     return Service(
@@ -125,9 +131,10 @@ def _assembled(
         object_fields=ObjectFields(database, definitions, cursors, field_limit=settings.field_limit),
         records=records,
         search=Search(database, definitions, cursors),
-        history=History(database.main, definitions, records, cursors),
+        history=History(database.searches, definitions, records, cursors),
         jobs=Jobs(database, definitions, cursors, job_limit=settings.job_limit),
         reader=reader,
         write_batcher=write_batcher,
-        turns=turns,
+        memory=memory,
+        heavy_work=heavy_work,
     )

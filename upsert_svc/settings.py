@@ -72,19 +72,27 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(default=None, min_length=32)
 
     pool_size: int = Field(default=10, ge=1, le=500)
+    search_connections: int = Field(default=2, ge=1, le=500)
     batch_connections: int = _renamed("batch_connections", default=1, ge=1, le=16)
     batch_lock_timeout_seconds: float = _renamed("batch_lock_timeout_seconds", default=0.1, gt=0)
-    write_queue: int = Field(default=10_000, ge=2)
+    write_queue: int = Field(default=5000, ge=2)
+    write_wait_seconds: float = Field(default=5, gt=0)
     pool_waiters: int = Field(default=1000, ge=1)
     acquire_timeout_seconds: float = Field(default=3, gt=0)
     statement_timeout_seconds: float = Field(default=10, gt=0)
     lock_timeout_seconds: float = Field(default=5, gt=0)
 
+    memory_limit_bytes: int = Field(default=96 * 1024 * 1024, ge=16 * 1024 * 1024)
     body_limit_bytes: int = Field(default=256 * 1024, ge=1024)
     job_body_limit_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     body_timeout_seconds: float = Field(default=10, gt=0)
+    shutdown_delay_seconds: float = Field(default=1, ge=0, le=300)
     shutdown_timeout_seconds: int = Field(default=20, ge=1)
     token_ttl_seconds: float = Field(default=1, ge=0, le=1)
+
+    connection_limit: int = Field(default=1000, ge=10)
+    request_limit: int = Field(default=1000, ge=2)
+    write_timeout_seconds: float = Field(default=10, gt=0)
 
     object_limit: int = Field(default=10_000, ge=1)
     record_limit: int = Field(default=50_000_000, ge=1)
@@ -100,6 +108,14 @@ class Settings(BaseSettings):
         ip_network("::1/128"),
     )
     log_requests: bool = False
+
+    @property
+    def host_proxies(self) -> tuple[Network, ...]:
+        """The proxies whose X-Forwarded-Host counts: those that the operator named.
+
+        Not every proxy on this host strips that of a client; that one is there must be said.
+        """
+        return self.trusted_proxies if "trusted_proxies" in self.model_fields_set else ()
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod

@@ -8,6 +8,28 @@ return (p_if_match is null
    and (p_if_none_match is null
         or p_entity_tag is null or not ('*' = any (p_if_none_match) or p_entity_tag = any (p_if_none_match)));
 
+-- What counts as the time of a change where the clock has gone back since the object's last ones; null where not.
+create or replace function effective_time(p_changed_at timestamptz, p_last_change_at timestamptz) returns timestamptz
+language sql immutable parallel safe
+return case when p_changed_at < p_last_change_at then p_last_change_at end;
+
+-- Whether the time that an object notes of its last change is a minute old, or more.
+create or replace function has_moved_on(p_changed_at timestamptz, p_last_change_at timestamptz) returns boolean
+language sql stable parallel safe
+return p_changed_at > p_last_change_at + interval '1 minute';
+
+-- Notes the time of a change of some objects, which never falls. Whoever finds another at it leaves it to that one:
+-- nobody waits here.
+create or replace function note_change_time(p_account_id integer, p_object_ids integer[]) returns void
+language plpgsql as $$
+begin
+    update objects set last_change_at = greatest(last_change_at, clock_timestamp())
+     where ctid = any (array(
+           select ctid from objects
+            where account_id = p_account_id and object_id = any (p_object_ids)
+              for no key update skip locked));
+end $$;
+
 -- The id of the record that an identifier names, null when there is none.
 create or replace function find_record(p_account_id integer, p_object_id integer, p_by text, p_identifier text) returns text
 language plpgsql stable parallel safe as $$
@@ -85,6 +107,7 @@ declare
     v_changes   record_change[];
     v_changed   bigint;
     v_reindexed integer[];
+    v_moved_on  integer[];
 begin
     select array_agg(
                row(validated.position, validated.outcome,
@@ -99,14 +122,17 @@ begin
                row(validated.place, validated.fields, validated.name, validated.external_id, validated.version,
                    validated.updated_at, validated.updated_by_user_id, validated.definition_version,
                    case when validated.strategy is null and validated.json_fields is null then validated.patch
-                        else replaced_fields(validated.old_fields, validated.fields) end)::record_change)
+                        else replaced_fields(validated.old_fields, validated.fields) end,
+                   effective_time(validated.updated_at, validated.last_change_at))::record_change)
                filter (where validated.outcome = 'updated'),
            array_agg(validated.position) filter (where
                case when validated.searched_since is not null and validated.outcome = 'updated'
                     then validated.name <> validated.old_name
                          or searched_text(validated.fields, validated.searched_fields)
-                            <> searched_text(validated.old_fields, validated.searched_fields) end)
-      into v_results, v_changes, v_reindexed
+                            <> searched_text(validated.old_fields, validated.searched_fields) end),
+           array_agg(validated.object_id) filter (
+               where validated.outcome = 'updated' and has_moved_on(validated.updated_at, validated.last_change_at))
+      into v_results, v_changes, v_reindexed, v_moved_on
       from (select merged.*, verdict.outcome,
                    merged.old_version + (verdict.outcome = 'updated')::integer as version,
                    -- not now(): this statement may have waited behind a later one
@@ -126,6 +152,7 @@ begin
                                    found.patch, found.strategy, found.if_match, found.if_none_match,
                                    found.null_fields, found.inactive_fields, found.required_fields,
                                    found.json_fields, found.searched_since, found.searched_fields,
+                                   found.last_change_at,
                                    r.place, r.record_id, r.naming, r.created_at, r.created_by_user_id,
                                    r.version as old_version, r.updated_at as old_updated_at,
                                    r.updated_by_user_id as old_user_id,
@@ -139,7 +166,7 @@ begin
                                         end as old_fields
                               from (select distinct on (w.object_id, found_id)
                                            w.*, o.null_fields, o.inactive_fields, o.required_fields, o.json_fields,
-                                           o.removals, o.searched_since, o.searched_fields,
+                                           o.removals, o.searched_since, o.searched_fields, o.last_change_at,
                                            -- as find_record does, without the cost of a call
                                            case p_by when 'external_id' then (
                                                     select record_id from records
@@ -206,16 +233,20 @@ begin
               from unnest(v_changes) as c
              where r.ctid = c.place
          returning new.account_id, new.object_id, old.changed_in as previous_transaction_id, new.updated_at,
-                   new.version, new.updated_by_user_id, new.record_id, new.name, new.external_id, c.delta)
+                   new.version, new.updated_by_user_id, new.record_id, new.name, new.external_id, c.delta,
+                   c.effective_at)
         insert into changes (account_id, object_id, previous_transaction_id, changed_at, version, user_id, kind,
-                             record_id, name, external_id, fields)
+                             record_id, name, external_id, fields, effective_at)
         select account_id, object_id, previous_transaction_id, updated_at, version, updated_by_user_id, 'updated',
-               record_id, name, external_id, delta
+               record_id, name, external_id, delta, effective_at
           from updated;
         get diagnostics v_changed = row_count;
         if v_changed <> cardinality(v_changes) then
             perform raise_conflict();
         end if;
+    end if;
+    if v_moved_on is not null then
+        perform note_change_time(p_account_id, v_moved_on);
     end if;
     if v_reindexed is not null then
         perform keep_documents(p_account_id, p_writes, v_results, v_reindexed);
@@ -241,6 +272,7 @@ returns written_record[] language plpgsql as $$
 declare
     v_results   written_record[];
     v_reindexed integer[];
+    v_moved_on  integer[];
 begin
     -- The counter is locked first and the identifier looked up once more under that lock, or a
     -- racer for it would have numbered a record that it cannot write, and given its batch up.
@@ -261,7 +293,7 @@ begin
           from unnest(p_writes) as w
          cross join lateral (
                select naming, is_unique, autoincrement_enabled, autoincrement_prefix, null_fields, inactive_fields,
-                      required_fields, json_fields, searched_since
+                      required_fields, json_fields, searched_since, last_change_at
                  from objects
                 where account_id = p_account_id and object_id = w.object_id
                offset 0) as o
@@ -316,10 +348,12 @@ begin
      returning r.*),
     logged as (
         insert into changes (account_id, object_id, changed_at, version, user_id, kind,
-                             record_id, name, external_id, fields)
-        select account_id, object_id, created_at, version, created_by_user_id, 'created',
-               record_id, name, external_id, fields
-          from written),
+                             record_id, name, external_id, fields, effective_at)
+        select w.account_id, w.object_id, w.created_at, w.version, w.created_by_user_id, 'created',
+               w.record_id, w.name, w.external_id, w.fields,
+               (select effective_time(n.created_at, n.last_change_at) from numbered n
+                 where n.object_id = w.object_id and n.record_id = w.record_id)
+          from written w),
     -- Numbers between those written would be burnt when another writer took an identifier just now.
     counter_moved as (
         update counters c
@@ -342,9 +376,13 @@ begin
                    null, null, null, null, null, null, null, null, null)::written_record
           from validated v
          where v.outcome <> 'created')
-    select array_agg(result), (select array_agg(n.position) from numbered n where n.searched_since is not null)
-      into v_results, v_reindexed
+    select array_agg(result), (select array_agg(n.position) from numbered n where n.searched_since is not null),
+           (select array_agg(n.object_id) from numbered n where has_moved_on(n.created_at, n.last_change_at))
+      into v_results, v_reindexed, v_moved_on
       from results;
+    if v_moved_on is not null then
+        perform note_change_time(p_account_id, v_moved_on);
+    end if;
     if v_reindexed is not null then
         perform keep_documents(p_account_id, p_writes, v_results, v_reindexed);
     end if;
@@ -398,8 +436,9 @@ create or replace function delete_record(p_account_id integer, p_object_id integ
                               p_user_id integer, p_if_match text[], p_if_none_match text[])
 returns text language plpgsql as $$
 declare
-    v_record    records;
-    v_tombstone tombstones;
+    v_record         records;
+    v_tombstone      tombstones;
+    v_last_change_at timestamptz;
 begin
     loop
         select r.* into v_record
@@ -424,15 +463,21 @@ begin
      where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
     delete from search_documents
      where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
+    -- The tombstone is kept for a time from then on, so that it is not dated by a clock that went far back.
+    v_last_change_at := (select last_change_at from objects
+                          where account_id = p_account_id and object_id = p_object_id);
     insert into tombstones (account_id, object_id, record_id, name, external_id, deleted_at, deleted_by_user_id,
                             fields, version, created_at, created_by_user_id)
     values (p_account_id, p_object_id, v_record.record_id, v_record.name, v_record.external_id,
-            greatest(clock_timestamp(), v_record.updated_at), p_user_id,
+            greatest(clock_timestamp(), v_record.updated_at, v_last_change_at), p_user_id,
             v_record.fields, v_record.version + 1, v_record.created_at, v_record.created_by_user_id)
     returning * into v_tombstone;
     insert into changes (account_id, object_id, previous_transaction_id, changed_at, version, user_id, kind,
                          record_id, name, external_id)
     values (p_account_id, p_object_id, v_record.changed_in, v_tombstone.deleted_at, v_tombstone.version,
             p_user_id, 'deleted', v_record.record_id, v_record.name, v_record.external_id);
+    if has_moved_on(v_tombstone.deleted_at, v_last_change_at) then
+        perform note_change_time(p_account_id, array[p_object_id]);
+    end if;
     return 'deleted';
 end $$;

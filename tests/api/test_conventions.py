@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.harness import Api, Cluster, problems_of, record_of, running
 from upsert_svc.api.requests import api_url
+from upsert_svc.settings import Settings
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -34,6 +35,17 @@ async def untrusting(cluster: Cluster) -> AsyncIterator[Api]:
             yield api
 
 
+@pytest.fixture(scope="module")
+async def trusting(cluster: Cluster) -> AsyncIterator[Api]:
+    """A service whose operator named the caller a proxy."""
+    trusted = (ip_network("127.0.0.1/32"),)
+    async with running(await cluster.new_database(), trusted_proxies=trusted) as service:
+        api = Api(service, await service.token())
+        async with api.client:
+            await api.new_object(key="car")
+            yield api
+
+
 def links(value: Any) -> list[str]:
     """Every absolute address in an answer."""
     if isinstance(value, dict):
@@ -50,11 +62,8 @@ def links(value: Any) -> list[str]:
         ({"Host": "data.example.com:8443"}, "http://data.example.com:8443"),
         ({"Host": "[::1]:9000"}, "http://[::1]:9000"),
         ({"Host": "a", "X-Forwarded-Proto": "https"}, "https://a"),
-        ({"Host": "a", "X-Forwarded-Proto": "https, http", "X-Forwarded-Host": "b, c"}, "https://b"),
-        ({"Host": "a", "X-Forwarded-Host": "b:444"}, "http://b:444"),
+        ({"Host": "a", "X-Forwarded-Proto": "https, http"}, "https://a"),
         ({"Host": "a", "X-Forwarded-Proto": "javascript"}, "http://a"),
-        ({"Host": "a", "X-Forwarded-Host": "evil/path?x"}, "http://a"),
-        ({"Host": "a", "X-Forwarded-Host": ""}, "http://a"),
     ],
 )
 async def test_links_carry_the_scheme_and_host_that_the_caller_used(
@@ -73,6 +82,36 @@ async def test_links_carry_the_scheme_and_host_that_the_caller_used(
         headers=headers,
     )
     assert created.headers["Location"].startswith(f"{base}/api/v2/custom_objects/{key}/records/")
+
+
+@pytest.mark.parametrize(
+    ("headers", "base"),
+    [
+        ({"X-Forwarded-Proto": "https, http", "X-Forwarded-Host": "b, c"}, "https://b"),
+        ({"X-Forwarded-Host": "b:444"}, "http://b:444"),
+        ({"X-Forwarded-Host": "evil/path?x"}, "http://a"),
+        ({"X-Forwarded-Host": ""}, "http://a"),
+    ],
+)
+async def test_a_proxy_that_was_named_may_name_the_host(
+    trusting: Api, headers: dict[str, str], base: str
+) -> None:
+    response = await trusting.client.get("/custom_objects/car", headers={"Host": "a", **headers})
+    assert links(response.json()) == [f"{base}/api/v2/custom_objects/car.json"]
+
+
+async def test_of_a_proxy_on_this_host_that_nobody_named_the_scheme_counts_and_the_host_does_not(
+    api: Api, key: str
+) -> None:
+    headers = {"Host": "a", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example.com"}
+    response = await api.client.get(f"/custom_objects/{key}", headers=headers)
+    assert links(response.json()) == [f"https://a/api/v2/custom_objects/{key}.json"]
+
+
+def test_the_proxies_that_name_a_host_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().host_proxies == ()
+    monkeypatch.setenv("UPSERT_SVC_TRUSTED_PROXIES", "127.0.0.1/32, 10.1.0.0/16")
+    assert Settings().host_proxies == (ip_network("127.0.0.1/32"), ip_network("10.1.0.0/16"))
 
 
 @pytest.mark.parametrize("host", ["a b", "a/b", "a@b", 'a"b', "x" * 10 + ":99999999"])

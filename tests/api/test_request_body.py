@@ -72,7 +72,8 @@ class Arriving:
         return {"type": "http.request", "body": piece, "more_body": more}
 
     async def read(self, headers: request_body.Headers | None = None, *, seconds: float = 5) -> bytes:
-        return await request_body.read(headers or {}, self.receive, limit_bytes=100, timeout_seconds=seconds)
+        request_body.expected_bytes(headers or {}, 100)
+        return await request_body.read(self.receive, limit_bytes=100, timeout_seconds=seconds)
 
 
 PIECES = (b'{"a"', b"", b": 1", b"}")
@@ -187,3 +188,34 @@ async def test_a_reading_that_fails_while_it_waits_fails_alone() -> None:
     with pytest.raises(ConnectionResetError):
         await request_body._within(5, coroutine)
     assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+
+
+async def test_time_in_which_the_server_does_not_listen_counts_in_no_timeout() -> None:
+    waited = iter([0.0, 0.0, 0.05])
+    looks: list[float] = []
+
+    def waited_seconds() -> float:
+        looks.append(next(waited))
+        return looks[-1]
+
+    arriving = Arriving(*PIECES, pause=5)
+    with pytest.raises(RequestTimeout):
+        await request_body.read(
+            arriving.receive, limit_bytes=100, timeout_seconds=0.05, waited_seconds=waited_seconds
+        )
+    assert looks == [0.0, 0.0, 0.05]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, 0),
+        ({b"content-length": b"7"}, 7),
+        ({b"transfer-encoding": b"chunked"}, 100),
+        ({b"transfer-encoding": b"chunked", b"content-length": b"9"}, 9),
+    ],
+)
+def test_the_largest_body_that_may_come_is_known_before_it_is_read(
+    headers: request_body.Headers, expected: int
+) -> None:
+    assert request_body.expected_bytes(headers, 100) == expected

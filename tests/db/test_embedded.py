@@ -20,8 +20,9 @@ import psutil
 import pytest
 from databases import Database
 
-from upsert_svc.db import embedded
+from upsert_svc.db import embedded_home
 from upsert_svc.db.embedded import EmbeddedError, start
+from upsert_svc.db.embedded_home import Home
 
 PROJECT = Path(__file__).resolve().parents[2]
 ROOT = os.geteuid() == 0
@@ -283,7 +284,7 @@ def test_stale_lock_files_with_the_id_of_another_process_do_not_hinder(old: Path
 
 def test_a_lock_file_of_the_live_server_is_never_removed(old: Path) -> None:
     with start(old, durable=False) as server:
-        home = embedded._Home.at(old)
+        home = Home.at(old)
         socket_lock = Path(query(server.url, "show unix_socket_directories")) / ".s.PGSQL.5432.lock"
         assert home.server_pid() == home.server_pid(socket_lock) == server_pid(old)
 
@@ -292,7 +293,7 @@ def test_no_second_server_starts_while_processes_of_the_first_live(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start(old, durable=False)
-    monkeypatch.setattr(embedded, "START_SECONDS", 0.2)
+    monkeypatch.setattr(embedded_home, "START_SECONDS", 0.2)
     pid_file = old / "cluster/data/postmaster.pid"
     text, owner = pid_file.read_text(), pid_file.stat()
     pid_file.unlink()  # as seen from another container, where the process id means nothing
@@ -355,7 +356,7 @@ def test_a_deep_or_odd_path_gets_a_short_private_socket(tmp_path: Path, name: st
 def test_a_socket_directory_planted_by_another_is_refused(old: Path, tmp_path: Path) -> None:
     data_dir = tmp_path / ("d" * 120)
     base = Path("/tmp") if ROOT else Path(tempfile.gettempdir())
-    planted = base / embedded._Home.at(data_dir).tag
+    planted = base / Home.at(data_dir).tag
     planted.symlink_to(tmp_path)
     try:
         with pytest.raises(EmbeddedError, match="not a private directory"):

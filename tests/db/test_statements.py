@@ -44,7 +44,7 @@ async def test_every_statement_is_valid_under_the_role_that_runs_it(
 ) -> None:
     async with service.sql() as connection:
         if noun != "tokens":  # those the owner runs
-            await connection.execute(f"set role {SERVICE_ROLE}")
+            await connection.execute(f"set session authorization {SERVICE_ROLE}")
         prepared = await connection.prepare(statement.text)
         assert len(prepared.get_parameters()) == len(statement.parameters)
 

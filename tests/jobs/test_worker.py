@@ -11,6 +11,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from tests.support.batches import account_id, of_another_account
 from tests.support.crashes import survive_crashes
 from tests.support.harness import Api, Cluster, record_of, running
 from upsert_svc import purge
@@ -49,8 +50,8 @@ async def queued(api: Api, key: str, action: str, items: list[Any]) -> Entry:
     response = await api.job(key, action, items)
     assert response.status_code == 201, response.text
     async with api.running.sql() as connection:
-        account_id = await connection.fetchval("select account_id from jobs")
-    return Entry(account_id, response.json()["job_status"]["id"])
+        own = await connection.fetchval("select min(account_id) from jobs")
+    return Entry(own, response.json()["job_status"]["id"])
 
 
 async def status_of(api: Api, entry: Entry) -> dict[str, Any]:
@@ -395,6 +396,99 @@ async def test_jobs_go_on_when_the_database_drops_every_connection(cluster: Clus
                 while response.json()["job_status"]["status"] != "completed":
                     response = await until_served(lambda: api.client.get(url))
             assert response.json()["job_status"]["results"][0]["success"]
+
+
+class Steps:
+    """The chunks that a worker carries out, each when it is let go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: list[int] = []  # the account of each, in their order
+        self._going_on = asyncio.Semaphore(0)
+        self._step = JobRunner.step
+        monkeypatch.setattr(JobRunner, "step", lambda runner, entry: self._held(runner, entry))
+
+    async def _held(self, runner: JobRunner, entry: Entry) -> Progress:
+        self.begun.append(entry.account_id)
+        await self._going_on.acquire()
+        return await self._step(runner, entry)
+
+    async def go_on(self, count: int = 1) -> None:
+        """Lets so many end, and waits until as many others have begun."""
+        begun = len(self.begun) + count
+        for _ in range(count):
+            self._going_on.release()
+        await self.until_begun(begun)
+
+    async def until_begun(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self.begun) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def test_a_job_waits_for_no_other_accounts_jobs(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_runner, "CHUNK", 10)
+    steps = Steps(monkeypatch)
+    settings = Settings(database_url=SecretStr(idle.running.database_url))
+    async with of_another_account(idle) as other:
+        key, foreign = await idle.new_object(), await other.new_object()
+        first = await queued(idle, key, "create", ITEMS)
+        for _ in range(9):
+            await idle.job(key, "create", ITEMS)
+        async with worker.running(settings, idle.running.database_url, idle.running.service.definitions):
+            await steps.until_begun(2)
+            answer = await other.job(foreign, "create", [{"name": "one"}])
+            await steps.go_on()
+            theirs = steps.begun[-1]
+            assert (steps.begun[:2], theirs) == ([first.account_id] * 2, await account_id(idle, "other"))
+            await steps.go_on(2)
+            assert (await other.finished(answer.json()["job_status"]["id"]))["status"] == "completed"
+            assert (await status_of(idle, first))["status"] in ("queued", "working")
+            for _ in range(5):
+                steps._going_on.release()
+
+
+async def test_an_account_has_one_chunk_under_way_while_others_wait(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_runner, "CHUNK", 10)
+    steps = Steps(monkeypatch)
+    settings = Settings(database_url=SecretStr(idle.running.database_url))
+    async with of_another_account(idle) as other:
+        for api in (idle, other):
+            key = await api.new_object()
+            for _ in range(3):
+                await api.job(key, "create", ITEMS)
+        async with worker.running(settings, idle.running.database_url, idle.running.service.definitions):
+            await steps.until_begun(2)
+            for _ in range(10):
+                await steps.go_on()
+            for _ in range(5):
+                steps._going_on.release()
+    one, two = steps.begun[:2]
+    assert one != two
+    assert abs(steps.begun[:12].count(one) - steps.begun[:12].count(two)) <= 2
+
+
+async def test_jobs_of_an_account_are_begun_in_their_order_and_others_in_turn(idle: Api) -> None:
+    async with of_another_account(idle) as other, runner_of(idle) as runner:
+        mine, foreign = await idle.new_object(), await other.new_object()
+        ours = [await queued(idle, mine, "delete", ["x"]) for _ in range(3)]
+        answer = await other.job(foreign, "delete", ["x"])
+        theirs = Entry(await account_id(idle, "other"), answer.json()["job_status"]["id"])
+        own = ours[0].account_id
+        assert own < theirs.account_id
+        for last, under_way, aside, expected in (
+            (0, (), (), ours[0]),
+            (own, (), (), theirs),
+            (theirs.account_id, (), (), ours[0]),
+            (0, (ours[0],), (), theirs),
+            (0, (ours[0], theirs), (), ours[1]),
+            (theirs.account_id, (), (ours[0],), ours[1]),
+            (0, (theirs,), ours, None),
+        ):
+            assert await runner.next_in_turn(ours[2], last, under_way, aside) == (True, expected)
+        await finish(runner, ours[2])
+        assert await runner.next_in_turn(ours[2], 0, (), ()) == (False, ours[0])
 
 
 async def until_served(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:

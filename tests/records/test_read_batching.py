@@ -1,6 +1,7 @@
 """Gathered reads: what is asked for together is read together, and each caller sees his own record."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.batches import answered, until_blocked
+from tests.support.batches import answered, of_another_account, until_blocked
 from tests.support.harness import Api, Cluster, record_of, running
+from upsert_svc.errors import ServiceUnavailable
 from upsert_svc.records import read_batching
 
 
@@ -128,13 +130,45 @@ async def test_a_reader_who_leaves_is_no_loss_to_the_others(reading: Api) -> Non
 async def test_more_reads_than_may_wait_are_told_to_come_back(
     reading: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_batching, "_WAITING_LIMIT", 2)
+    monkeypatch.setattr(read_batching, "_WAITING_LIMIT", 3)
     key = await reading.new_object()
     (record,) = await made(reading, key, 1)
-    async with stalled_reads(reading, key):
-        waiting = shown(reading, key, [record["id"]] * 2)
-        await until_waiting(reading, 2)
-        late = shown(reading, key, [record["id"]])
-        assert await answered(late) == [503]
-        assert late[0].result().headers["Retry-After"] == "1"
-    assert await answered(waiting) == [200, 200]
+    reader = reading.running.service.reader
+    async with of_another_account(reading) as other:
+        async with stalled_reads(reading, key):
+            waiting = shown(reading, key, [record["id"]])
+            await until_waiting(reading, 1)
+            late = shown(reading, key, [record["id"]])  # of an account that has its half
+            assert await answered(late) == [503]
+            assert late[0].result().headers["Retry-After"] == "1"
+            foreign = shown(other, key, [record["id"]])
+            await until_waiting(reading, 2)
+            third = asyncio.create_task(reader.show(99, key, record["id"]))
+            await until_waiting(reading, 3)
+            with pytest.raises(ServiceUnavailable):
+                await reader.show(98, key, record["id"])
+        assert await answered(waiting) == [200]
+        assert await answered(foreign) == [404]
+        assert await third is None
+
+
+async def test_a_read_that_waits_for_too_long_is_told_to_come_back(cluster: Cluster) -> None:
+    async with running(await cluster.new_database(), acquire_timeout_seconds=0.5) as service:
+        api = Api(service, await service.token())
+        async with api.client:
+            key = await api.new_object()
+            async with stalled_reads(api, key) as (first, _):
+                waiting = shown(api, key, ["0" * 26] * 3)
+                assert await answered(waiting, 3) == [503] * 3
+                assert waiting[0].result().headers["Retry-After"] == "1"
+                assert not first.done()
+            assert await answered([first]) == [404]
+
+
+async def test_accounts_take_turns_to_read() -> None:
+    queue = read_batching._Queue()
+    loop = asyncio.get_running_loop()
+    for account_id in (*[1] * 200, 2):
+        queue.put(read_batching._Waiting(account_id, "", "", loop.create_future(), math.inf))
+    assert [item.account_id for item in queue.take(4)] == [1, 2, 1, 1]
+    assert len(queue) == 197

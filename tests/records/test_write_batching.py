@@ -166,7 +166,7 @@ async def test_large_documents_go_in_small_batches() -> None:
     queue.put(2, "external_id", write_batching._Waiting(_write_of(1, "quiet"), loop.create_future()))
     batches = [await queue.next() for _ in range(5)]
     assert [(batch.account_id, len(batch.items)) for batch in batches] == [
-        (1, 5), (2, 1), (1, 5), (1, 5), (1, 5),
+        (1, 3), (2, 1), (1, 3), (1, 3), (1, 3),
     ]  # fmt: skip
 
 
@@ -177,6 +177,85 @@ async def test_every_account_has_its_turn() -> None:
         queue.put(1, "external_id", write_batching._Waiting(_write_of(1, str(number)), loop.create_future()))
     queue.put(2, "external_id", write_batching._Waiting(_write_of(1, "quiet"), loop.create_future()))
     assert [(await queue.next()).account_id for _ in range(4)] == [1, 2, 1, 1]
+
+
+async def test_a_write_that_waits_for_too_long_is_told_so_and_not_written(cluster: Cluster) -> None:
+    async with batching_service(cluster, write_wait_seconds=0.5, lock_timeout_seconds=30) as api:
+        key = await api.new_object()
+        async with busy_connection(api) as busy:
+            waiting = upserts(api, key, 5)
+            assert await batches.answered(waiting, 3) == [503] * 5
+            assert {caller.result().headers["Retry-After"] for caller in waiting} == {"1"}
+            assert "was not written" in waiting[0].result().text
+            assert not busy.first.done()  # which is under way, and gets its own answer
+            assert api.running.service.write_batcher._queue.room.taken == 0
+        assert await batches.answered([busy.first]) == [200]
+        assert await api.records(key) == []
+        assert await batches.answered(upserts(api, key, 2)) == [200, 200]
+
+
+async def test_a_write_whose_time_is_over_is_not_sent() -> None:
+    queue = write_batching._Queue(limit=1000)
+    loop = asyncio.get_running_loop()
+    late, early = [
+        write_batching._Waiting(_write_of(1, "x"), loop.create_future(), loop.time() + seconds)
+        for seconds in (-0.001, 5)
+    ]
+    queue.put(1, "external_id", late)
+    queue.put(1, "external_id", early)
+    assert list((await queue.next()).items) == [early]
+    assert isinstance(late.row.exception(), ServiceUnavailable)
+
+
+async def test_a_retry_whose_time_is_over_is_not_sent(cluster: Cluster) -> None:
+    async with batching_service(cluster, lock_timeout_seconds=30) as api:
+        key = await api.new_object()
+        await api.upsert(key, {"name": "old"}, external_id="held")
+        write = await batches.direct(api, key, "held")
+        batcher, loop = api.running.service.write_batcher, asyncio.get_running_loop()
+        first, behind = [
+            write_batching._Waiting(write, loop.create_future(), loop.time() + seconds)
+            for seconds in (60, 0.2)
+        ]
+        async with batches.locked(api, key, "held") as stranger:
+            batcher._retry_individually(write_batching._Batch(1, "external_id", [first, behind]))
+            await batches.until_blocked(stranger)
+            assert batcher._queue.room.taken == 2
+            await asyncio.sleep(0.3)
+        assert (await asyncio.wait_for(first.row, 5))["outcome"] == "updated"
+        with pytest.raises(ServiceUnavailable):
+            await asyncio.wait_for(behind.row, 5)
+        await asyncio.sleep(0)
+        assert batcher._queue.room.taken == 0
+
+
+def test_waiting_writes_have_room_by_their_length() -> None:
+    room = write_batching._Room(1000, 1000)
+    long = _write_of(1, "x")._replace(patch="x" * 300)
+    for account_id in (1, 1):
+        room.require(account_id)
+        room.enter(account_id, long)
+    with pytest.raises(ServiceUnavailable):
+        room.require(1)
+    for account_id in (2, 2):
+        room.require(account_id)
+        room.enter(account_id, long)
+    with pytest.raises(ServiceUnavailable):
+        room.require(3)
+    room.leave(1, long)
+    room.require(1)
+
+
+async def test_a_body_that_there_is_no_room_for_is_not_looked_at(cluster: Cluster) -> None:
+    async with batching_service(cluster, write_queue=2) as api:
+        key = await api.new_object()
+        async with busy_connection(api):
+            waiting = upserts(api, key, 1)
+            await queued(api, 1)
+            path = f"/custom_objects/{key}/records"
+            answer = await api.client.patch(path, params={"external_id": "e"}, content=b"no json")
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert await batches.answered(waiting) == [200]
 
 
 def _write_of(object_id: int, external_id: str) -> WriteRow:

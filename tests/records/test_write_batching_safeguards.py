@@ -91,7 +91,7 @@ async def test_without_a_bound_on_its_lock_a_record_holds_up_the_batch_connectio
 async def test_without_a_look_at_who_has_left_a_write_is_made_for_nobody(
     mutable: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mutate(monkeypatch, write_batching._Queue, "_take", "if not item.row.done()", "")
+    mutate(monkeypatch, write_batching._Waiting, "is_in_time", "not self.row.done()", "True")
     outcome, found = await batches.a_caller_who_leaves_the_queue(mutable)
     assert (outcome, found) == ("created", {"stays", "leaves"})
 
@@ -155,13 +155,10 @@ async def test_without_a_look_for_the_record_the_second_update_by_id_does_not_fi
     assert list(fields.values()).count(None) == 1
 
 
-FULL = "self._counts[account_id] >= self._limit // 2 or self._length >= self._limit"
-
-
 async def test_without_its_share_one_account_fills_the_whole_queue(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mutate(monkeypatch, write_batching._Queue, "put", FULL, "self._length >= self._limit")
+    mutate(monkeypatch, write_batching._Room, "require", "writes >= self._writes // 2", "False")
     seen = await batches.a_queue_filled_by_two_accounts(cluster)
     assert seen.first == [200] * 7
     assert sorted(seen.second) == [200] * 3 + [503] * 4
@@ -170,7 +167,8 @@ async def test_without_its_share_one_account_fills_the_whole_queue(
 async def test_without_a_limit_the_queue_takes_everything(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mutate(monkeypatch, write_batching._Queue, "put", FULL, "False")
+    refusal = 'raise ServiceUnavailable("Too many writes are waiting")'
+    mutate(monkeypatch, write_batching._Room, "require", refusal, "pass")
     seen = await batches.a_queue_filled_by_two_accounts(cluster)
     assert {*seen.first, *seen.second, *seen.third} == {200}
 

@@ -113,10 +113,10 @@ async def queued(api: Api, count: int) -> None:
     """Until that many writes wait for the batch connection."""
     queue = api.running.service.write_batcher._queue
     for _ in range(500):
-        if queue._length >= count:
+        if queue.room.taken >= count:
             return
         await asyncio.sleep(0.005)
-    raise AssertionError(f"{queue._length} writes wait, not {count}")
+    raise AssertionError(f"{queue.room.taken} writes wait, not {count}")
 
 
 async def answered(callers: Answers, seconds: float = 5) -> list[int]:

@@ -18,6 +18,8 @@ class LossyAddress:
     is_committed: asyncio.Event = field(default_factory=asyncio.Event)
     keeps_what_ended: bool = False  # the caller hears of the database's end of a connection only by `part`
     _may_part: asyncio.Event = field(default_factory=asyncio.Event)
+    _hangs: bool = False
+    _goes_on: asyncio.Event = field(default_factory=asyncio.Event)
     _marker: bytes | None = None
     _ending: bytes = b""
 
@@ -27,6 +29,19 @@ class LossyAddress:
         With an ending it is answered, but what comes later on its connection with those words is not.
         """
         self._marker, self._ending = marker.encode(), ending.encode()
+
+    def hang(self) -> None:
+        """Takes what is sent, and passes nothing on, until it goes on."""
+        self._hangs = True
+        self._goes_on.clear()
+
+    def go_on(self) -> None:
+        self._hangs = False
+        self._goes_on.set()
+
+    async def going_on(self) -> None:
+        if self._hangs:
+            await self._goes_on.wait()
 
     def part(self) -> None:
         """Lets go of the connection whose answer was lost."""
@@ -75,6 +90,7 @@ async def lossy_address(database_url: str) -> AsyncIterator[LossyAddress]:
         finally:
             server.close()
             line.part()
+            line.go_on()
             await asyncio.wait_for(asyncio.gather(*passing), 5)
 
 
@@ -89,11 +105,13 @@ async def _pass(
         while data := await reader.read(1 << 16):
             is_marked = is_marked or line.is_marked(data)
             is_doomed = is_doomed or (is_marked and line.is_ended(data))
+            await line.going_on()
             target_writer.write(data)
 
     async def back() -> None:
         answer = b""
         while data := await target_reader.read(1 << 16):
+            await line.going_on()
             if not is_doomed:
                 writer.write(data)
             elif await line.lose(answer := answer + data):

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import httpx
-import uvicorn
 from pydantic import SecretStr
 
-from upsert_svc import app, migrations, server
+from upsert_svc import app, migrations, server, stopping
 from upsert_svc.accounts import tokens
-from upsert_svc.db.pools import owner_transaction
+from upsert_svc.db.embedded import OWNER
+from upsert_svc.db.pools import SERVICE_ROLE, owner_transaction
 from upsert_svc.service import Service
 from upsert_svc.settings import Settings
 from upsert_svc.watchdog import Watchdog
@@ -77,7 +77,7 @@ def databases_of_a_test() -> Iterator[None]:
     del _databases[kept:]
 
 
-class _QuietServer(uvicorn.Server):
+class _QuietServer(stopping.GracefulServer):
     """Leaves the signals to pytest."""
 
     @contextlib.contextmanager
@@ -87,7 +87,7 @@ class _QuietServer(uvicorn.Server):
 
 @dataclass(frozen=True)
 class Running:
-    """A service that answers at an address, and the URL of its database."""
+    """A service that answers at an address; its database has the URL of the owner, which is not its login."""
 
     address: str
     database_url: str
@@ -118,7 +118,8 @@ async def owner_of(database_url: str) -> AsyncIterator[Any]:
 @contextlib.asynccontextmanager
 async def running(database_url: str, **settings: Any) -> AsyncIterator[Running]:
     """A real server on a port of its own, in this process."""
-    chosen = Settings(database_url=SecretStr(database_url), **settings)
+    service_url = database_url.replace(f"//{OWNER}@", f"//{SERVICE_ROLE}@")
+    chosen = Settings(database_url=SecretStr(service_url), **settings)
     await migrations.bootstrap(database_url, chosen)
     # the protocol is named so that asyncio turns Nagle's algorithm off, as it does for sockets of its own
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -126,7 +127,7 @@ async def running(database_url: str, **settings: Any) -> AsyncIterator[Running]:
     listening.listen(128)
     asgi = app.create(chosen)
     options = server.options(shutdown_timeout_seconds=chosen.shutdown_timeout_seconds) | {"loop": "none"}
-    http_server = _QuietServer(uvicorn.Config(asgi, lifespan="on", **options))
+    http_server = _QuietServer(stopping.StoppingConfig(asgi, delay_seconds=0, lifespan="on", **options))
     task = asyncio.create_task(http_server.serve(sockets=[listening]))
     while not http_server.started:
         if task.done():

@@ -7,6 +7,7 @@ import random
 import socket
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 
@@ -20,12 +21,17 @@ def _environment(**settings: str) -> dict[str, str]:
 
 
 async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:
+    return await start_in(None, *arguments, **settings)
+
+
+async def start_in(directory: Path | None, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "upsert_svc",
         *arguments,
         env=_environment(**settings),
+        cwd=directory,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -51,6 +57,9 @@ async def serving(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, asyncio.subprocess.Process]]:
     port = free_port()
     process = await start("serve", "--port", str(port), *arguments, **settings)
+    reading = asyncio.create_task(
+        process.communicate()
+    )  # or a full pipe would stop it in the middle of a line
     headers = {"Authorization": f"Bearer {TOKEN}"}
     try:
         async with httpx.AsyncClient(
@@ -61,7 +70,7 @@ async def serving(
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-        await asyncio.wait_for(process.communicate(), 30)
+        await asyncio.wait_for(reading, 30)
 
 
 async def until_ready(client: httpx.AsyncClient, process: asyncio.subprocess.Process) -> None:

@@ -14,7 +14,8 @@ from upsert_svc.db.pools import Connection
 
 Role = Literal["admin", "agent"]
 DEFAULT_ACCOUNT = "default"
-_SQL = statements.load("tokens")
+_SQL = statements.load("tokens")  # by the owner
+_ACCESS_SQL = statements.load("access")  # by the service
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def digest(token: str) -> bytes:
 
 async def find(connection: Connection, token_digest: bytes) -> Principal | None:
     """Whose token it is; None when it is unknown or revoked."""
-    row = await connection.fetchrow(*_SQL.find_principal(token_hash=token_digest))
+    row = await connection.fetchrow(*_ACCESS_SQL.find_principal(token_hash=token_digest))
     return Principal(**row) if row else None
 
 
@@ -112,5 +113,5 @@ async def ensure_key(connection: Connection, name: str) -> None:
 
 async def find_key(connection: Connection, name: str) -> bytes:
     """One of the service's own keys."""
-    secret: bytes = await connection.fetchval(*_SQL.find_key(name=name))
+    secret: bytes = await connection.fetchval(*_ACCESS_SQL.find_key(name=name))
     return secret

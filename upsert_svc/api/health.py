@@ -7,17 +7,19 @@ from starlette.types import Receive, Scope
 
 from upsert_svc.api.requests import Handler
 from upsert_svc.api.responses import JsonResponse
+from upsert_svc.errors import ServiceUnavailable
 
 
 async def alive(_scope: Scope, _receive: Receive) -> Response:
-    """Answers while the process lives."""
+    """Answers while the process lives. One that cannot hope to do its work again ends by itself."""
     return JsonResponse({"status": "ok"})
 
 
 async def ready(scope: Scope, _receive: Receive) -> Response:
-    """Answers while the database does; 503 otherwise."""
-    async with scope["app"].state.service.database.lookups.connection() as connection:
-        await connection.execute("select 1")
+    """Answers while the database can be written; 503 with the reason otherwise, and once it is to stop."""
+    if scope["app"].state.is_stopping:
+        raise ServiceUnavailable("The service is stopping")
+    await scope["app"].state.readiness.check()
     return JsonResponse({"status": "ok"})
 
 

@@ -1,6 +1,5 @@
 """What surrounds every request: its id, the .json suffix, the last word on errors, the log line."""
 
-import json
 import logging
 import random
 import re
@@ -8,19 +7,23 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
 from starlette.applications import Starlette
 from starlette.datastructures import State
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from upsert_svc import logs
 from upsert_svc.api.rate_limits import Limiter
-from upsert_svc.api.requests import Handler, known_principal
+from upsert_svc.api.requests import Handler, known_principal, release_memory
 from upsert_svc.api.responses import error_response
 from upsert_svc.errors import InternalServerError, ServiceError
+from upsert_svc.service import Service
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_log = logging.getLogger("upsert_svc.requests")
+_log = logging.getLogger(__name__)
+_requests = logging.getLogger(logs.REQUESTS)
 
 
 class FastRouter:
@@ -53,6 +56,16 @@ class Middleware:
         self._fast_router = fast_router
         self._limiter = limiter
         self._log_requests = log_requests
+        self.state.is_stopping = False
+
+    def begin_stop(self) -> None:
+        """The service is not ready any more; requests are answered as before."""
+        self.state.is_stopping = True
+
+    async def refuse_waiting(self) -> None:
+        """Whoever's write still waits is told 503, and may come back."""
+        service: Service = self.state.service
+        await service.write_batcher.stop()
 
     @property
     def state(self) -> State:
@@ -72,14 +85,17 @@ class Middleware:
         if self._limiter is not None:
             handle, send = await self._limiter.admit(handle, scope, send)
         if handle is not None:
-            response = await _answer_fast(handle, scope, receive, request_id)
-            response.raw_headers.append((b"x-request-id", request_id))
-            await response(scope, receive, send)
+            try:
+                response = await _answer_fast(handle, scope, receive, request_id)
+                response.raw_headers.append((b"x-request-id", request_id))
+                await response(scope, receive, send)
+            finally:
+                await release_memory(scope)
             status = response.status_code
         else:
             status = await self._routed(scope, receive, send, request_id)
         if self._log_requests:
-            _log.info(_line(scope, request_id, status, started))
+            _requests.info(_line(scope, request_id, status, started))
 
     async def _routed(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> int:
         """Has Starlette answer; its status, 0 where nothing was sent."""
@@ -124,11 +140,13 @@ def _line(scope: Scope, request_id: bytes, status: int, started: float) -> str:
     """The log line of a request, JSON; never the query, a body or a credential."""
     principal = known_principal(scope)
     line: dict[str, Any] = {
+        "time": logs.now(),
         "request_id": request_id.decode(),
         "account_id": principal and principal.account_id,
+        "user_id": principal and principal.user_id,
         "method": scope["method"],
         "route": getattr(scope.get("route"), "path", None),
         "status": status,
         "ms": round((time.perf_counter() - started) * 1000, 1),
     }
-    return json.dumps(line)
+    return orjson.dumps(line).decode()

@@ -25,7 +25,7 @@ async def upsert(call: Call) -> Response:
 async def create(call: Call) -> Response:
     dry_run = call.query.flag("dry_run")
     result = await call.service.records.write(
-        change=WriteRequest(NEW, record_patch(await call.json()), is_dry_run=dry_run),
+        change=WriteRequest(NEW, record_patch(await _sent(call)), is_dry_run=dry_run),
         principal=call.principal,
         object_key=call.path("key"),
     )
@@ -36,11 +36,18 @@ async def update(call: Call) -> Response:
     return responses.written(call, await _patch(call, Identifier("record_id", call.path("id"))))
 
 
+async def _sent(call: Call) -> Any:
+    """The body of a write, which is not read where the write would be refused for want of room."""
+    if call.raw is None:
+        call.service.write_batcher.require_room(call.principal.account_id)
+    return await call.json()
+
+
 async def _patch(call: Call, identifier: Identifier) -> WriteResult:
     dry_run, asked = call.query.flag("dry_run"), conditions(call)
     # no name holds the values of the body: they are large, and a write may wait long
     return await call.service.records.write(
-        change=WriteRequest(identifier, record_patch(await call.json()), None, asked, dry_run),
+        change=WriteRequest(identifier, record_patch(await _sent(call)), None, asked, dry_run),
         principal=call.principal,
         object_key=call.path("key"),
     )
@@ -62,7 +69,7 @@ async def _replace(call: Call, identifier: Identifier) -> Response:
     asked = conditions(call)
     result = await call.service.records.write(
         change=WriteRequest(
-            identifier, record_patch(await call.json(), empty_is_a_patch=False), strategy, asked, dry_run
+            identifier, record_patch(await _sent(call), empty_is_a_patch=False), strategy, asked, dry_run
         ),
         principal=call.principal,
         object_key=call.path("key"),

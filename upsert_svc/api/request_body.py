@@ -1,8 +1,9 @@
 """The body of a request as bytes: its media type, its size, its deadline. Nothing else reads a body."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.types import Receive
 from upsert_svc.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 
 Headers = Mapping[bytes, bytes]  # by name in lower case
+Waited = Callable[[], float]  # for how many seconds the server has listened for the body
 
 _MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
@@ -29,22 +31,34 @@ def require_json(content_type: bytes, content_encoding: bytes = b"") -> None:
         raise UnsupportedMediaType("A compressed body is not accepted")
 
 
-async def read(headers: Headers, receive: Receive, *, limit_bytes: int, timeout_seconds: float) -> bytes:
-    """The whole body.
-
-    Raises PayloadTooLarge, RequestTimeout, UnsupportedMediaType, or BadRequest when it breaks off.
-    """
+def expected_bytes(headers: Headers, limit_bytes: int) -> int:
+    """How large the body will be at most. Raises UnsupportedMediaType, PayloadTooLarge."""
     require_json(headers.get(b"content-type", b""), headers.get(b"content-encoding", b""))
     announced = headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced[:20]) > limit_bytes:
-        raise PayloadTooLarge(limit_bytes)
+    if announced.isdigit():
+        if int(announced[:20]) > limit_bytes:
+            raise PayloadTooLarge(limit_bytes)
+        return int(announced)
+    return limit_bytes if b"transfer-encoding" in headers else 0
+
+
+async def read(
+    receive: Receive, *, limit_bytes: int, timeout_seconds: float, waited_seconds: Waited | None = None
+) -> bytes:
+    """The whole body.
+
+    Raises PayloadTooLarge, RequestTimeout, or BadRequest when it breaks off. Time in which the server itself
+    did not listen is the client's to keep, where `waited_seconds` tells for how long it did.
+    """
     try:
-        return await _within(timeout_seconds, _received(receive, limit_bytes))
+        return await _within(timeout_seconds, _received(receive, limit_bytes), waited_seconds)
     except TimeoutError:
         raise RequestTimeout(timeout_seconds) from None
 
 
-async def _within(seconds: float, coroutine: Coroutine[Any, None, bytes]) -> bytes:
+async def _within(
+    seconds: float, coroutine: Coroutine[Any, None, bytes], waited_seconds: Waited | None = None
+) -> bytes:
     """What the coroutine returns. Raises TimeoutError.
 
     A body has nearly always come with its headers. Then there is nothing to wait for and no timer is set,
@@ -55,8 +69,30 @@ async def _within(seconds: float, coroutine: Coroutine[Any, None, bytes]) -> byt
     except StopIteration as returned:
         body: bytes = returned.value
         return body
-    async with asyncio.timeout(seconds):
+    async with _deadline(seconds, waited_seconds or (lambda: seconds)):
         return await _Begun(coroutine, awaited)
+
+
+@contextlib.asynccontextmanager
+async def _deadline(seconds: float, waited_seconds: Waited) -> AsyncIterator[None]:
+    """Raises TimeoutError in the block when the server has listened for so long."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal timer
+        left = seconds - waited_seconds()
+        if left <= 0:
+            timeout.reschedule(loop.time())
+        else:
+            timer = loop.call_later(left, look)
+
+    async with asyncio.timeout(None) as timeout:
+        timer = loop.call_later(seconds, look)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class _Begun:

@@ -19,13 +19,20 @@ from upsert_svc import json_body
 from upsert_svc.accounts import auth
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.api import request_body
-from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooManyValues
+from upsert_svc.asgi import TAKEN, WAITED_SECONDS
+from upsert_svc.db.turns import CALLER
+from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooManyValues, shortened
+from upsert_svc.heavy_work import HEAVY_BYTES
+from upsert_svc.memory import Held
 from upsert_svc.paging import PAGE_SIZE_LIMIT, PageRequest
 from upsert_svc.service import Service
 from upsert_svc.settings import Network
-from upsert_svc.turns import HEAVY_BYTES
 
 _PRINCIPAL = "upsert_svc.principal"  # in the scope, which is the request's own
+_HELD = "upsert_svc.held"  # the memory of a page, until it is sent
+_UNCOUNTED_BYTES = 4 << 10  # of a body; those that are as small are bounded by the number of requests
+_COPIES = 4  # of a body, at most: as it came, as a value, as it is stored, as it is sent on
+_PAGE_BYTES = 4 << 20  # of a page while it is made
 _QUERY_LIMIT = 200
 _PLAIN = re.compile(r"[A-Za-z0-9_.:]+")
 _PLAIN_QUERY = re.compile(rb"[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*(&[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*){0,9}")
@@ -44,6 +51,7 @@ class Call:
     query: "Query"
     body_limit_bytes: int
     raw: bytes | None = None  # the body, where it has been read
+    held: Held | None = None  # the memory for it, where it is large
 
     def path(self, name: str) -> str:
         """A parameter of the path. Raises RecordNotFound for one that nothing can be called by."""
@@ -68,18 +76,27 @@ class Call:
     async def turn(self, raw: bytes) -> None:
         """Waits, where the body is large, until it is the account's turn; that lasts until the next wait."""
         if len(raw) > HEAVY_BYTES:
-            await self.service.turns.take(self.principal.account_id)
+            await self.service.heavy_work.take(self.principal.account_id)
 
     async def raw_body(self) -> bytes:
         """The body as it was sent."""
         if self.raw is not None:
             return self.raw
+        size = request_body.expected_bytes(self.headers, self.body_limit_bytes)
+        if size > _UNCOUNTED_BYTES and self.held is None:
+            self.held = await self._take_memory(size)
         return await request_body.read(
-            self.headers,
             self.receive,
             limit_bytes=self.body_limit_bytes,
             timeout_seconds=self.service.settings.body_timeout_seconds,
+            waited_seconds=self.scope.get("extensions", {}).get(WAITED_SECONDS),
         )
+
+    async def _take_memory(self, size: int) -> Held:
+        """Raises ServiceUnavailable."""
+        memory = self.service.memory
+        lane = memory.bulk if size > self.service.settings.body_limit_bytes else memory.bodies
+        return await lane.take(self.principal.account_id, size * _COPIES)
 
     async def require_object(self) -> None:
         """Raises RecordNotFound unless there is the object that the path names."""
@@ -91,7 +108,8 @@ class Call:
 
     def root_url(self) -> str:
         """The absolute address of /api/v2, as this caller reaches the service."""
-        return api_url(self.scope, self.headers, self.service.settings.trusted_proxies)
+        settings = self.service.settings
+        return api_url(self.scope, self.headers, settings.trusted_proxies, settings.host_proxies)
 
 
 Endpoint = Callable[[Call], Awaitable[Response]]
@@ -185,7 +203,7 @@ def _pairs(raw: bytes) -> list[tuple[str, str]]:
         raise BadRequest(f"The query has more than {_QUERY_LIMIT} parameters") from None
     for name, value in pairs:
         if (problem := json_body.unstorable(name + value)) is not None:
-            raise RecordInvalid({name.replace("\0", "\\u0000") or "base": [problem]})
+            raise RecordInvalid({shortened(name).replace("\0", "\\u0000") or "base": [problem]})
     return pairs
 
 
@@ -204,13 +222,18 @@ def known_principal(scope: Scope) -> Principal | None:
     return principal
 
 
-def as_handler(endpoint: Endpoint, *, admin_only: bool, is_bulk: bool = False) -> Handler:
+def as_handler(
+    endpoint: Endpoint, *, admin_only: bool, is_bulk: bool = False, has_pages: bool = False
+) -> Handler:
     """The endpoint behind authentication; one that takes many things at once has a larger body."""
+    if has_pages:
+        endpoint = _with_memory_of_a_page(endpoint)
 
     async def handle(scope: Scope, receive: Receive) -> Response:
         service: Service = scope["app"].state.service
         headers: request_body.Headers = dict(reversed(scope["headers"]))  # of one given twice the first
         principal = await authenticate(scope)
+        CALLER.set(principal.account_id)
         parameters = scope["path_params"]
         if "key" in parameters:  # some clients ask for an object by the name of a class
             parameters["key"] = parameters["key"].lower()
@@ -219,19 +242,59 @@ def as_handler(endpoint: Endpoint, *, admin_only: bool, is_bulk: bool = False) -
         query = Query(scope["query_string"])
         settings = service.settings
         limit = settings.job_body_limit_bytes if is_bulk else settings.body_limit_bytes
-        return await endpoint(Call(scope, receive, headers, service, principal, query, limit))
+        call = Call(scope, receive, headers, service, principal, query, limit)
+        try:
+            return await endpoint(call)
+        finally:
+            if call.held is not None:
+                call.held.release()
 
     return handle
 
 
-def api_url(scope: Scope, headers: request_body.Headers, trusted_proxies: tuple[Network, ...]) -> str:
-    """The address of /api/v2 as the caller sees it; a trusted proxy may name its own scheme and host."""
+def _with_memory_of_a_page(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, which begins when there is memory for what it answers."""
+
+    async def answered(call: Call) -> Response:
+        held = call.scope[_HELD] = await call.service.memory.pages.take(
+            call.principal.account_id, _PAGE_BYTES
+        )
+        response = await endpoint(call)
+        held.keep(len(response.body))
+        return response
+
+    return answered
+
+
+async def release_memory(scope: Scope) -> None:
+    """Gives back the memory of a page, once the caller has taken it or has gone."""
+    held: Held | None = scope.get(_HELD)
+    if held is not None:
+        try:
+            if (taken := scope.get("extensions", {}).get(TAKEN)) is not None:
+                await taken()
+        finally:
+            held.release()
+
+
+def api_url(
+    scope: Scope,
+    headers: request_body.Headers,
+    trusted_proxies: tuple[Network, ...],
+    host_proxies: tuple[Network, ...] = (),
+) -> str:
+    """The address of /api/v2 as the caller sees it.
+
+    A trusted proxy may name its own scheme, and one of `host_proxies` its own host.
+    """
     scheme, host = scope["scheme"], headers.get(b"host", b"")
     if b"x-forwarded-proto" in headers or b"x-forwarded-host" in headers:
         client = scope.get("client")
-        if _is_trusted(client[0] if client else "", trusted_proxies):
+        caller = client[0] if client else ""
+        if _is_among(caller, trusted_proxies):
             forwarded = _first(headers.get(b"x-forwarded-proto", b"")).lower().decode("latin-1")
             scheme = forwarded if forwarded in ("http", "https") else scheme
+        if _is_among(caller, host_proxies):
             forwarded_host = _first(headers.get(b"x-forwarded-host", b""))
             host = forwarded_host if _HOST.fullmatch(forwarded_host) else host
     return _root_url(scheme, host, scope.get("server"))
@@ -249,14 +312,14 @@ def _root_url(scheme: str, host: bytes, server: tuple[str, int | None] | None) -
     return f"{scheme}://{name}:{port}/api/v2" if port else f"{scheme}://{name}/api/v2"
 
 
-def _is_trusted(caller: str, trusted_proxies: tuple[Network, ...]) -> bool:
+def _is_among(caller: str, proxies: tuple[Network, ...]) -> bool:
     try:
         address = ip_address(caller)
     except ValueError:
         return False
     # a socket that listens on IPv6 and IPv4 alike sees an IPv4 caller as ::ffff:a.b.c.d
     address = getattr(address, "ipv4_mapped", None) or address
-    return any(address in network for network in trusted_proxies)
+    return any(address in network for network in proxies)
 
 
 def _quoted(part: str) -> str:

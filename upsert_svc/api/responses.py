@@ -231,7 +231,7 @@ def job_status(call: Call, item: JobStatus) -> dict[str, Any]:
         "progress": None if is_queued else item.progress,
         "status": item.status,
         "message": item.message,
-        "results": None if is_queued else _json(item.results),
+        "results": None if is_queued or item.results is None else _json(item.results),
     }
 
 

@@ -26,6 +26,7 @@ class Operation:
     bulk: bool = False  # takes many things at once, in a larger body
     dry_run: bool = False  # takes dry_run=true
     reads: bool = False  # writes nothing, so that an Idempotency-Key is left alone
+    pages: bool = False  # answers with many things, so that there must be memory for them
 
 
 # path → method → operation; the first path that fits decides, and the busiest stand first
@@ -33,26 +34,28 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
     f"{OBJECT}/records": {
         "PATCH": Operation(records.upsert, dry_run=True),
         "PUT": Operation(records.replace_identified, dry_run=True),
-        "GET": Operation(records.listing, reads=True),
+        "GET": Operation(records.listing, reads=True, pages=True),
         "POST": Operation(records.create, dry_run=True),
         "DELETE": Operation(records.delete_identified),
     },
     f"{OBJECT}/records/count": {"GET": Operation(records.count, reads=True)},
     f"{OBJECT}/records/search": {
-        "GET": Operation(records.search_words, reads=True),
-        "POST": Operation(records.search, reads=True),
+        "GET": Operation(records.search_words, reads=True, pages=True),
+        "POST": Operation(records.search, reads=True, pages=True),
     },
-    f"{OBJECT}/records/autocomplete": {"GET": Operation(records.autocomplete, reads=True)},
+    f"{OBJECT}/records/autocomplete": {"GET": Operation(records.autocomplete, reads=True, pages=True)},
     f"{OBJECT}/records/{{id}}": {
         "GET": Operation(records.show, reads=True),
         "PATCH": Operation(records.update, dry_run=True),
         "PUT": Operation(records.replace, dry_run=True),
         "DELETE": Operation(records.delete),
     },
-    f"{OBJECT}/records/{{id}}/events": {"GET": Operation(history.events, reads=True)},
-    "/api/v2/incremental/custom_objects/{key}/cursor": {"GET": Operation(history.export, reads=True)},
+    f"{OBJECT}/records/{{id}}/events": {"GET": Operation(history.events, reads=True, pages=True)},
+    "/api/v2/incremental/custom_objects/{key}/cursor": {
+        "GET": Operation(history.export, reads=True, pages=True)
+    },
     ROOT: {
-        "GET": Operation(objects.listing, reads=True),
+        "GET": Operation(objects.listing, reads=True, pages=True),
         "POST": Operation(objects.create, admin=True),
     },
     f"{ROOT}/limits/object_limit": {"GET": Operation(objects.object_limit, reads=True)},
@@ -64,7 +67,7 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
     },
     f"{OBJECT}/limits/field_limit": {"GET": Operation(fields.limit, reads=True)},
     f"{OBJECT}/fields": {
-        "GET": Operation(fields.listing, reads=True),
+        "GET": Operation(fields.listing, reads=True, pages=True),
         "POST": Operation(fields.create, admin=True),
     },
     f"{OBJECT}/fields/reorder": {"PUT": Operation(fields.reorder, admin=True)},
@@ -75,10 +78,10 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
         "DELETE": Operation(fields.delete, admin=True),
     },
     f"{OBJECT}/jobs": {"POST": Operation(jobs.create, bulk=True)},
-    f"{OBJECT}/jobs/{{job}}": {"GET": Operation(jobs.show_of_object, reads=True)},
-    JOB_STATUSES: {"GET": Operation(jobs.listing, reads=True)},
-    f"{JOB_STATUSES}/show_many": {"GET": Operation(jobs.show_many, reads=True)},
-    f"{JOB_STATUSES}/{{job}}": {"GET": Operation(jobs.show, reads=True)},
+    f"{OBJECT}/jobs/{{job}}": {"GET": Operation(jobs.show_of_object, reads=True, pages=True)},
+    JOB_STATUSES: {"GET": Operation(jobs.listing, reads=True, pages=True)},
+    f"{JOB_STATUSES}/show_many": {"GET": Operation(jobs.show_many, reads=True, pages=True)},
+    f"{JOB_STATUSES}/{{job}}": {"GET": Operation(jobs.show, reads=True, pages=True)},
 }
 
 
@@ -96,7 +99,7 @@ def _handler(operation: Operation) -> Handler:
     endpoint = operation.endpoint
     if not operation.reads:
         endpoint = once_per_key(endpoint, has_dry_run=operation.dry_run)
-    return as_handler(endpoint, admin_only=operation.admin, is_bulk=operation.bulk)
+    return as_handler(endpoint, admin_only=operation.admin, is_bulk=operation.bulk, has_pages=operation.pages)
 
 
 def _route(path: str, handlers: Mapping[str, Handler]) -> Route:

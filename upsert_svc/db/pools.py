@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,6 +16,8 @@ import asyncpg
 import databases
 
 from upsert_svc import errors
+from upsert_svc.db.connections import ServiceConnection
+from upsert_svc.db.turns import CALLER, Turns
 from upsert_svc.settings import Settings
 
 Result = TypeVar("Result")
@@ -22,6 +25,11 @@ Row = Any  # of the driver: a mapping of its columns, and a sequence of their va
 
 SERVICE_ROLE = "upsert_svc"
 _ATTEMPTS = 4
+# The database ends a statement itself. One that it has not ended so long after its time hangs.
+_HUNG_AFTER_SECONDS = 2.0
+_CONNECT_SECONDS = 5.0
+_DISCONNECT_SECONDS = 3.0
+_CHANGES_AT_A_TIME = 4  # of definitions; half of them of an account
 
 
 class UnreachableDatabase(Exception):
@@ -38,16 +46,6 @@ class Connection(Protocol):
     def transaction(self) -> Any: ...
     def is_closed(self) -> bool: ...
     def get_server_version(self) -> Any: ...
-
-
-class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]
-    """Skips the reset round trip on release.
-
-    That is safe while nothing here sets session state: no SET but SET LOCAL, no LISTEN, no session locks.
-    """
-
-    def get_reset_query(self) -> str:
-        return ""
 
 
 def _session(settings: Settings, lock_timeout_seconds: float) -> dict[str, str]:
@@ -72,11 +70,16 @@ def _session(settings: Settings, lock_timeout_seconds: float) -> dict[str, str]:
     }
 
 
-class Connections(Protocol):
+class Readers(Protocol):
+    """Where a read takes a connection from."""
+
+    def connection(self) -> AbstractAsyncContextManager[Connection]: ...
+
+
+class Connections(Readers, Protocol):
     """Where the core takes connections from."""
 
     def acquired(self) -> AbstractAsyncContextManager[Connection]: ...
-    def connection(self) -> AbstractAsyncContextManager[Connection]: ...
     def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
     async def retrying(self, operation: Callable[[Connection], Awaitable[Result]]) -> Result: ...
 
@@ -105,27 +108,43 @@ class Pinned:
 
 
 class Pool:
-    """Connections of one kind. Whoever finds none free in time is refused, and may come back: 503."""
+    """Connections of one kind, which accounts take in turn (see `turns`).
+
+    An account cannot hold `reserved` of them. Whoever finds none in time is refused, and may come back: 503.
+    """
 
     def __init__(
-        self, url: str, settings: Settings, *, size: int, lock_timeout_seconds: float | None = None
+        self,
+        url: str,
+        settings: Settings,
+        *,
+        size: int,
+        reserved: int = 0,
+        lock_timeout_seconds: float | None = None,
+        statement_timeout_seconds: float | None = None,
     ) -> None:
+        seconds = statement_timeout_seconds or settings.statement_timeout_seconds
         self._database = databases.Database(
             url,
             min_size=1,
             max_size=size,
-            connection_class=_UnresetConnection,
-            server_settings=_session(settings, lock_timeout_seconds or settings.lock_timeout_seconds),
-            command_timeout=settings.statement_timeout_seconds + 5,
+            connection_class=ServiceConnection,
+            server_settings=_session(settings, lock_timeout_seconds or settings.lock_timeout_seconds)
+            | {"statement_timeout": f"{seconds * 1000:.0f}"},
+            command_timeout=seconds + _HUNG_AFTER_SECONDS,
+            timeout=_CONNECT_SECONDS,
         )
         self._acquire_seconds = settings.acquire_timeout_seconds
-        self._waiters_left = settings.pool_waiters
+        self._turns = Turns(size, most=size - reserved, waiting_limit=settings.pool_waiters)
 
     async def connect(self) -> None:
         await self._database.connect()
 
     async def disconnect(self) -> None:
-        await self._database.disconnect()
+        """Closes all connections, those that are not given back in time by force."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCONNECT_SECONDS):
+                await self._database.disconnect()
 
     async def __aenter__(self) -> "Pool":
         """Raises ServiceUnavailable when no connection can be made."""
@@ -141,19 +160,8 @@ class Pool:
     @asynccontextmanager
     async def acquired(self) -> AsyncIterator[Connection]:
         """A connection in autocommit, for those who handle PostgreSQL's errors. Raises ServiceUnavailable."""
-        if self._waiters_left <= 0:
-            raise errors.ServiceUnavailable("Too many requests are waiting for the database")
-        holder = self._database.connection()
-        self._waiters_left -= 1
-        try:
-            async with asyncio.timeout(self._acquire_seconds):
-                await holder.__aenter__()
-        except TimeoutError:
-            raise errors.ServiceUnavailable("The database had no connection free in time") from None
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # none could be made
-            raise errors.ServiceUnavailable from error
-        finally:
-            self._waiters_left += 1
+        account_id = CALLER.get()
+        holder = await self._acquire(account_id)
         connection = holder.raw_connection
         try:
             yield connection
@@ -161,7 +169,26 @@ class Pool:
             connection.terminate()
             raise
         finally:
-            await holder.__aexit__()
+            try:
+                await holder.__aexit__()
+            finally:
+                self._turns.give_back(account_id)
+
+    async def _acquire(self, account_id: int) -> Any:
+        """A connection of `databases`, and a slot of the account's for it. Raises ServiceUnavailable."""
+        holder = self._database.connection()
+        try:
+            async with asyncio.timeout(self._acquire_seconds):
+                await self._turns.take(account_id)
+                try:
+                    return await holder.__aenter__()
+                except BaseException:
+                    self._turns.give_back(account_id)
+                    raise
+        except TimeoutError:
+            raise errors.ServiceUnavailable("The database had no connection free in time") from None
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # none could be made
+            raise errors.ServiceUnavailable from error
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -197,6 +224,36 @@ class Pool:
         raise AssertionError("the last attempt returns or raises")
 
 
+class Share:
+    """Some of a pool's connections, for work of a kind that would take all of them, by accounts in turn."""
+
+    def __init__(self, pool: Pool, settings: Settings, *, size: int) -> None:
+        self._pool = pool
+        self._seconds = settings.acquire_timeout_seconds
+        self._turns = Turns(size, most=max(1, size // 2), waiting_limit=settings.pool_waiters)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit. Raises ServiceUnavailable."""
+        account_id = CALLER.get()
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._turns.take(account_id)
+        except TimeoutError:
+            raise errors.ServiceUnavailable("Too many requests of this kind are under way") from None
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        finally:
+            self._turns.give_back(account_id)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside one transaction. Raises ServiceUnavailable."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+
 def is_open(connection: Connection) -> bool:
     """Whether a connection is still good for a statement."""
     try:
@@ -219,39 +276,51 @@ class Database:
     be refused cannot take those that write, and writers cannot keep a refusal waiting. So have requests with
     an idempotency key, each of which keeps one from before its body is validated to its commit; and batched
     writes, whose connections wait for a lock only briefly (see `write_batching`).
+
+    Of the main connections searches by documents and exports have some at most, and so have `scans`, which
+    read all records of an object, and changes of definitions, which wait for each other: the others stay free
+    for what takes no time.
     """
 
     main: Connections
     idempotent: Pool
     lookups: Pool
     batches: Pool
+    searches: Readers
+    scans: Readers
+    changes: Share
 
     def pinned(self, connection: Connection) -> "Database":
         """The same, but what reads and writes records takes part in the connection's transaction."""
-        return replace(self, main=Pinned(connection))
+        pinned = Pinned(connection)
+        return replace(self, main=pinned, searches=pinned, scans=pinned)
 
 
 @asynccontextmanager
 async def connected(settings: Settings, url: str) -> AsyncIterator[Database]:
     """The pools, for as long as the block lasts."""
-    pools = (
-        Pool(url, settings, size=settings.pool_size),
-        Pool(url, settings, size=max(1, settings.pool_size // 2)),
-        Pool(url, settings, size=2),
-        Pool(
-            url,
-            settings,
-            size=settings.batch_connections,
-            lock_timeout_seconds=settings.batch_lock_timeout_seconds,
-        ),
+    size, half = settings.pool_size, max(1, settings.pool_size // 2)
+    main = Pool(url, settings, size=size, reserved=size // 4)
+    idempotent = Pool(url, settings, size=half, reserved=half // 4)
+    # Whoever is told nothing for long does not know that the database hangs; a lookup takes no time.
+    brief = min(settings.statement_timeout_seconds, settings.acquire_timeout_seconds)
+    lookups = Pool(url, settings, size=2, statement_timeout_seconds=brief)
+    batches = Pool(
+        url,
+        settings,
+        size=settings.batch_connections,
+        lock_timeout_seconds=settings.batch_lock_timeout_seconds,
     )
+    pools = (main, idempotent, lookups, batches)
+    searches = Share(main, settings, size=half)
+    scans = Share(main, settings, size=settings.search_connections)
+    changes = Share(main, settings, size=_CHANGES_AT_A_TIME)
     try:
         for pool in pools:
             await pool.connect()
-        yield Database(*pools)
+        yield Database(*pools, searches, scans, changes)
     finally:
-        for pool in pools:
-            await pool.disconnect()
+        await asyncio.gather(*(pool.disconnect() for pool in pools))
 
 
 @asynccontextmanager
@@ -266,7 +335,9 @@ async def listening(settings: Settings, url: str) -> AsyncIterator[Connection]:
         min_size=1,
         max_size=1,
         server_settings=session,
-        command_timeout=settings.statement_timeout_seconds + 5,
+        command_timeout=settings.statement_timeout_seconds + _HUNG_AFTER_SECONDS,
+        connection_class=ServiceConnection,
+        timeout=_CONNECT_SECONDS,
     )
     try:
         await database.connect()

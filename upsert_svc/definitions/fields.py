@@ -20,8 +20,8 @@ from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES, types_that
 from upsert_svc.definitions.objects import Usage
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
-from upsert_svc.paging import Cursors, Page, PageRequest
-from upsert_svc.payloads import FieldBody, NamingBody, OptionBody, first_set
+from upsert_svc.paging import PAGE_BYTES, Cursors, Page, PageRequest, bytes_of
+from upsert_svc.payloads import FieldBody, NamingBody, OptionBody, first_set, is_blank
 
 NAME_FIELD = "standard::name"
 LOOKUP_LIMIT = 10
@@ -55,6 +55,7 @@ class ObjectFields:
             "object_key": object_key,
             "include_system": includes_standard,
             "limit": window.size + 1,
+            "byte_limit": PAGE_BYTES,
         }
         position, field_id = window.position or (-1, 0)
         if window.is_backwards:
@@ -64,7 +65,9 @@ class ObjectFields:
         async with self._database.main.connection() as connection:
             await _require_object(connection, principal, object_key)
             rows = await connection.fetch(*statement)
-        return self._cursors.page(scope, window, rows, lambda row: (row["position"], row["field_id"]))
+        return self._cursors.page(
+            scope, window, rows, lambda row: (row["position"], row["field_id"]), bytes_of
+        )
 
     async def show(self, principal: Principal, object_key: str, key_or_id: str) -> FieldRow:
         """The field of that key or id. Raises RecordNotFound."""
@@ -74,7 +77,7 @@ class ObjectFields:
     async def create(self, principal: Principal, object_key: str, body: FieldBody) -> FieldRow:
         """Adds a field at the end. Raises RecordNotFound, RecordInvalid."""
         _require_field(body)
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await objects.lock(connection, principal.account_id, object_key)
             object_id = stored["object_id"]
             usage = await connection.fetchrow(*_count_fields(principal, object_id))
@@ -113,7 +116,7 @@ class ObjectFields:
         self, principal: Principal, object_key: str, key_or_id: str, body: FieldBody
     ) -> FieldRow:
         """Changes what is sent of a field. Raises RecordNotFound, RecordInvalid."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)
             _require_change(field, body)
@@ -129,7 +132,7 @@ class ObjectFields:
 
     async def delete(self, principal: Principal, object_key: str, key_or_id: str) -> None:
         """Deletes a field with its values. Raises RecordNotFound, and RecordInvalid for a standard field."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             await objects.lock(connection, principal.account_id, object_key)
             field = await _found(connection, principal.account_id, object_key, key_or_id)
             if field["system"]:
@@ -144,7 +147,7 @@ class ObjectFields:
 
     async def reorder(self, principal: Principal, object_key: str, field_ids: Sequence[int]) -> None:
         """Puts the named fields first, in the order given. Raises RecordNotFound for one missing."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await objects.lock(connection, principal.account_id, object_key)
             for field_id in field_ids:
                 await _found(connection, principal.account_id, object_key, str(field_id))
@@ -254,7 +257,7 @@ def _require_field(body: FieldBody) -> None:
         problems["key"] = [Problem("Key cannot be blank", "BlankValue")]
     elif not _KEY.fullmatch(key) or key.isdigit():
         problems["key"] = [Problem("Key takes letters, digits and _, and not digits only")]
-    if not title.strip():
+    if is_blank(title):
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
     field_type = FIELD_TYPES.get(body.type or "")
     if field_type is None:
@@ -271,7 +274,7 @@ def _require_field(body: FieldBody) -> None:
 def _require_change(field: FieldRow, body: FieldBody) -> None:
     problems: dict[str, list[Problem]] = {}
     title = first_set(body.title, body.raw_title)
-    if title is not None and not title.strip():
+    if title is not None and is_blank(title):
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
     if FIELD_TYPES[field["type"]].has_pattern and body.regexp_for_validation == "":
         problems["regexp_for_validation"] = [Problem("A regexp field needs a pattern", "BlankValue")]

@@ -5,7 +5,7 @@ A deleted object is gone at once for every caller; its records are purged in the
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +15,8 @@ from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Database
 from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
-from upsert_svc.paging import Cursors, Page, PageRequest
-from upsert_svc.payloads import ObjectBody, first_set
+from upsert_svc.paging import PAGE_BYTES, Cursors, Page, PageRequest, bytes_of
+from upsert_svc.payloads import ObjectBody, first_set, is_blank
 
 _SQL = statements.load("objects")
 _FIELDS_SQL = statements.load("fields")
@@ -72,7 +72,7 @@ class Objects:
         """Makes an object with its two standard fields. Raises RecordInvalid, as for a key taken."""
         key, title = body.key or "", first_set(body.title, body.raw_title) or ""
         _require_object(key, title)
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             object_id = await tokens.next_id(connection, principal.account_id, 1 + len(_STANDARD_FIELDS))
             count = await connection.fetchval(*_SQL.count_objects(account_id=principal.account_id))
             if count >= self._object_limit:
@@ -119,22 +119,22 @@ class Objects:
         """One page of the account's objects, the newest last. Raises BadRequest."""
         scope = f"objects {principal.account_id}"
         window = self._cursors.window(scope, request)
-        part = {"account_id": principal.account_id, "limit": window.size + 1}
+        part = {"account_id": principal.account_id, "limit": window.size + 1, "byte_limit": PAGE_BYTES}
         if window.is_backwards and window.position is not None:
             statement = _SQL.list_objects_backwards(before=window.position[0], **part)
         else:
             statement = _SQL.list_objects(after=window.position[0] if window.position else 0, **part)
         async with self._database.main.connection() as connection:
             rows = await connection.fetch(*statement)
-        objects = [_custom_object(row) for row in rows]
-        return self._cursors.page(scope, window, objects, lambda item: (item.object_id,))
+        page = self._cursors.page(scope, window, rows, lambda row: (row["object_id"],), bytes_of)
+        return replace(page, items=[_custom_object(row) for row in page.items])
 
     async def update(self, principal: Principal, key: str, body: ObjectBody) -> CustomObject:
         """Changes what is sent of an object. Raises RecordNotFound, RecordInvalid."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await lock(connection, principal.account_id, key)
             title = first_set(body.title, body.raw_title)
-            if title is not None and not title.strip():
+            if title is not None and is_blank(title):
                 raise RecordInvalid({"title": [Problem("Title cannot be blank", "BlankValue")]})
             row = await connection.fetchrow(
                 *_SQL.update_object(
@@ -148,7 +148,7 @@ class Objects:
 
     async def delete(self, principal: Principal, key: str) -> None:
         """Deletes an object and all its records. Raises RecordNotFound."""
-        async with self._database.main.transaction() as connection:
+        async with self._database.changes.transaction() as connection:
             stored = await lock(connection, principal.account_id, key)
             await connection.execute(
                 *_SQL.delete_object(
@@ -165,7 +165,7 @@ class Objects:
 
     async def record_usage(self, principal: Principal) -> Usage:
         """How many records the account has, over all its objects."""
-        async with self._database.main.connection() as connection:
+        async with self._database.scans.connection() as connection:
             count = await connection.fetchval(*_SQL.count_records_of_account(account_id=principal.account_id))
         return Usage(count, self._record_limit)
 
@@ -189,7 +189,7 @@ def _require_object(key: str, title: str) -> None:
         problems["key"] = [Problem("Key cannot be blank", "BlankValue")]
     elif not _KEY.fullmatch(key) or key.isdigit():
         problems["key"] = [Problem("Key takes lower-case letters, digits and _, and not digits only")]
-    if not title.strip():
+    if is_blank(title):
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
     if problems:
         raise RecordInvalid(problems)

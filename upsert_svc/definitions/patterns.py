@@ -13,7 +13,7 @@ import re2
 
 SIZE_LIMIT = 65_536  # instructions of all patterns of an object; so many are compiled in 50 ms
 STEP_LIMIT = 4_000_000  # of all matches of a record: about 50 ms at most, whatever the patterns and texts
-_CACHE_LIMIT_BYTES = 64 * 1024 * 1024  # of compiled patterns
+_CACHE_LIMIT_BYTES = 32 * 1024 * 1024  # of compiled patterns
 _SMALL_MATCH_STEPS = 10_000
 _SMALL_SIZE = 200
 # what RE2 may take of a pattern, by its size: with less it were slow with common texts

@@ -12,13 +12,13 @@ from upsert_svc import json_body
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db.pools import Connection, Pinned, Row
 from upsert_svc.definitions.compiled import Definition
-from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound, ServiceError
-from upsert_svc.payloads import external_id_problem, name_problem, record_patch
+from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound, ServiceError, shortened
+from upsert_svc.payloads import TEXT_LIMIT, external_id_problem, name_problem, record_patch
 from upsert_svc.records import record_store, write_batching
 from upsert_svc.records.rules import record_or_raise, require_findable, validate
 from upsert_svc.records.values import NEW, By, Identifier, WriteRequest, WriteRow
-from upsert_svc.records.write_batching import BATCH_CHARACTERS
 
+CHUNK_CHARACTERS = 128 * 1024  # of the items that are applied together
 Result = dict[str, Any]
 
 
@@ -72,7 +72,7 @@ async def read(texts: Iterable[str], first_place: int) -> list[Item]:
     characters = 0
     for place, text in enumerate(texts, first_place):
         characters += len(text)
-        if items and characters > BATCH_CHARACTERS:
+        if items and characters > CHUNK_CHARACTERS:
             break
         await asyncio.sleep(0)  # reading may take long, and requests are answered in the same process
         items.append(_item(place, text.encode()))
@@ -302,7 +302,7 @@ def _sent_identifier(action: str, value: Any, attribute: str) -> str | None:
         value = value.get(attribute)
     elif not is_sought or not action.startswith("delete"):
         return None
-    return value if isinstance(value, str) and value else None
+    return shortened(value, TEXT_LIMIT) if isinstance(value, str) and value else None
 
 
 def _described(error: ServiceError) -> list[dict[str, str]]:

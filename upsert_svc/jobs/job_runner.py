@@ -8,7 +8,7 @@ carry out one job.
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
@@ -31,7 +31,6 @@ from upsert_svc.errors import (
 from upsert_svc.jobs import job_items, job_queue
 from upsert_svc.jobs.job_items import Item, Result, StaleDefinition
 from upsert_svc.jobs.job_queue import Entry
-from upsert_svc.records.write_batching import BATCH_CHARACTERS
 
 CHUNK = 25
 _CHUNK_ATTEMPTS = 3
@@ -57,6 +56,25 @@ class JobRunner:
     def __init__(self, pool: Connections, definitions: Definitions) -> None:
         self._pool = pool
         self._definitions = definitions
+
+    async def next_in_turn(
+        self, entry: Entry, last_account_id: int, under_way: Collection[Entry], aside: Collection[Entry]
+    ) -> tuple[bool, Entry | None]:
+        """Whether the entry's job is unfinished, and the job to carry on now, if there is any.
+
+        That is the oldest of the account that comes after the last one, and for which nothing is under way;
+        where there is no such account, another job of those that there are.
+        """
+        async with self._pool.connection() as connection:
+            is_unfinished, account_id, job_id = await connection.fetchrow(
+                *_SQL.next_in_turn(
+                    **entry._asdict(),
+                    last_account_id=last_account_id,
+                    busy_account_ids=[job.account_id for job in under_way],
+                    passed_over=[job.job_id for job in (*under_way, *aside)],
+                )
+            )
+        return is_unfinished, None if job_id is None else Entry(account_id, job_id)
 
     async def step(self, entry: Entry) -> Progress:
         """Carries a job on by a chunk of its items, or one by one where they cannot be applied together.
@@ -92,7 +110,7 @@ class JobRunner:
         """Applies the next items of a job, or refuses them, in one transaction."""
         async with self._pool.acquired() as connection, connection.transaction():
             job = await connection.fetchrow(
-                *_SQL.claim(**entry._asdict(), limit=limit, characters=BATCH_CHARACTERS)
+                *_SQL.claim(**entry._asdict(), limit=limit, characters=job_items.CHUNK_CHARACTERS)
             )
             if job is None:
                 is_unfinished = await connection.fetchval(*_SQL.is_unfinished(**entry._asdict()))

@@ -6,13 +6,15 @@ Refuses more unfinished jobs of an account than its limit.
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from ulid_transform import ulid_now_bytes
 
+from upsert_svc import paging
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
-from upsert_svc.db.pools import Connection, Database
+from upsert_svc.db.pools import Connection, Database, Row
 from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.errors import RecordNotFound, TooManyJobs
 from upsert_svc.jobs import job_queue
@@ -27,7 +29,8 @@ _SQL = statements.load("jobs")
 class JobStatus(NamedTuple):
     """A job as it is answered.
 
-    `results` is JSON text: a list with the result of each item that has been applied or refused.
+    `results` is JSON text: a list with the result of each item that has been applied or refused. None where
+    those of the jobs before it have filled the answer.
     """
 
     job_id: str
@@ -37,7 +40,7 @@ class JobStatus(NamedTuple):
     progress: int
     status: str
     message: str | None
-    results: str
+    results: str | None
 
 
 class Jobs:
@@ -100,19 +103,31 @@ class Jobs:
     async def show_many(self, principal: Principal, job_ids: Sequence[str]) -> list[JobStatus]:
         """The jobs of these ids that there are, the newest last."""
         async with self._database.main.connection() as connection:
-            rows = await connection.fetch(*_SQL.show(account_id=principal.account_id, job_ids=list(job_ids)))
+            rows = await connection.fetch(
+                *_SQL.show(
+                    account_id=principal.account_id, job_ids=list(job_ids), byte_limit=paging.PAGE_BYTES
+                )
+            )
         return [JobStatus(**row) for row in rows]
 
     async def page(self, principal: Principal, request: PageRequest) -> Page[JobStatus]:
         """One page of the account's jobs, the newest last. Raises BadRequest."""
         scope = f"jobs {principal.account_id}"
         window = self._cursors.window(scope, request)
-        part = {"account_id": principal.account_id, "limit": window.size + 1}
+        part = {
+            "account_id": principal.account_id,
+            "limit": window.size + 1,
+            "byte_limit": paging.PAGE_BYTES,
+        }
         if window.is_backwards and window.position is not None:
             statement = _SQL.list_backwards(before=window.position[0], **part)
         else:
             statement = _SQL.list(after=window.position[0] if window.position else "", **part)
         async with self._database.main.connection() as connection:
             rows = await connection.fetch(*statement)
-        jobs = [JobStatus(**row) for row in rows]
-        return self._cursors.page(scope, window, jobs, lambda job: (job.job_id,))
+        page = self._cursors.page(scope, window, rows, lambda row: (row["job_id"],), paging.bytes_of)
+        return replace(page, items=[_status(row) for row in page.items])
+
+
+def _status(row: Row) -> JobStatus:
+    return JobStatus._make(row[name] for name in JobStatus._fields)

@@ -1,12 +1,15 @@
-"""A worker: takes jobs off the queue and has them carried out, for as long as the process lives.
+"""A worker: has jobs carried out, for as long as the process lives.
 
-It has connections of its own, and takes others when they are lost. Whatever happens to it, a job that it
-leaves is taken up again: its entry when the heartbeat stops, the job itself when its entry is lost.
+An entry of the queue has it work until the entry's job has ended. What it works on goes by turns: a chunk of
+the oldest job of each account, so that nobody waits for all the jobs of another. It has connections of its
+own, and takes others when they are lost. Whatever happens to it, a job that it leaves is taken up again: its
+entry when the heartbeat stops, the job itself when its entry is lost.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -52,6 +55,43 @@ async def work(settings: Settings, url: str, is_stopped: asyncio.Event) -> None:
         await is_stopped.wait()
 
 
+class _Turns:
+    """Which job a worker carries on next, and those that it is at."""
+
+    def __init__(self) -> None:
+        self._last_account_id = 0
+        self._under_way: set[Entry] = set()
+        self._aside: dict[Entry, float] = {}  # until when
+        self._choosing = asyncio.Lock()
+
+    async def take(self, runner: JobRunner, entry: Entry) -> Entry | None:
+        """The next job in turn, which is then under way; None when that of the entry has ended.
+
+        Raises RetryRequested when there is none but those under way and put aside.
+        """
+        async with self._choosing:
+            now = time.monotonic()
+            self._aside = {job: until for job, until in self._aside.items() if until > now}
+            is_unfinished, job = await runner.next_in_turn(
+                entry, self._last_account_id, self._under_way, self._aside
+            )
+            if not is_unfinished:
+                return None
+            if job is None:
+                raise RetryRequested(_SHORTLY)
+            self._under_way.add(job)
+            self._last_account_id = job.account_id
+            return job
+
+    def end(self, job: Entry) -> None:
+        """Has a job be under way no more."""
+        self._under_way.remove(job)
+
+    def put_aside(self, job: Entry) -> None:
+        """Has a job passed over for a moment."""
+        self._aside[job] = time.monotonic() + _SHORTLY.total_seconds()
+
+
 class _Worker:
     def __init__(self, settings: Settings, url: str, definitions: Definitions) -> None:
         self._settings = settings
@@ -59,6 +99,7 @@ class _Worker:
         self._definitions = definitions
         self._is_stopping = asyncio.Event()
         self._manager: QueueManager | None = None
+        self._turns = _Turns()
 
     def stop(self) -> None:
         """Has `run` return soon; jobs under way are put back after their chunk."""
@@ -106,19 +147,28 @@ class _Worker:
                 await asyncio.wait([requeuing])
 
     async def _carry_out(self, runner: JobRunner, entry: Entry) -> None:
-        """Carries a job to its end. Raises RetryRequested to have it taken up again."""
+        """Works until the entry's job has ended. Raises RetryRequested to have the entry taken up again."""
         try:
-            while (progress := await runner.step(entry)) is Progress.WORKING:
+            while (job := await self._turns.take(runner, entry)) is not None:
+                try:
+                    await self._carry_on(runner, job)
+                finally:
+                    self._turns.end(job)
                 if self._is_stopping.is_set():
                     raise RetryRequested
-        except RetryRequested:
-            raise
-        except Exception as error:
-            if isinstance(error, ServiceUnavailable) or not await _is_given_up(runner, entry):
-                raise RetryRequested(_SHORTLY) from error
-        else:
-            if progress is Progress.TAKEN:
-                raise RetryRequested(_SHORTLY)
+        except ServiceUnavailable as error:
+            raise RetryRequested(_SHORTLY) from error
+
+    async def _carry_on(self, runner: JobRunner, job: Entry) -> None:
+        """Carries a job on by a chunk, or puts it aside for a moment where that fails."""
+        try:
+            is_to_wait = await runner.step(job) is Progress.TAKEN
+        except ServiceUnavailable:
+            is_to_wait = True
+        except Exception:
+            is_to_wait = not await _is_given_up(runner, job)
+        if is_to_wait:
+            self._turns.put_aside(job)
 
     async def _requeue_stalled(self, runner: JobRunner) -> None:
         while True:

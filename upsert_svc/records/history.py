@@ -3,16 +3,17 @@
 Both read the rows that the writing functions leave in `changes` (sql/schema.sql); nothing here writes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
-from upsert_svc.db.pools import Connections, Row
+from upsert_svc.db.pools import Readers, Row
 from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.errors import BadRequest
-from upsert_svc.paging import Cursors, Page, PageRequest
+from upsert_svc.paging import PAGE_BYTES, Cursors, Page, PageRequest, bytes_of
 from upsert_svc.records.record_store import Records
 from upsert_svc.records.values import Record, record_of
 
@@ -55,7 +56,10 @@ class ExportPage(NamedTuple):
 
 
 class _Position(NamedTuple):
-    """How far an export has come, and since when it asks for changes, in seconds of the epoch."""
+    """How far an export has come, and since when it asked for changes, in seconds of the epoch.
+
+    The time decides where an export begins, and later on which changes it shows of those that a dump brought.
+    """
 
     transaction_id: str
     record_id: str
@@ -75,9 +79,7 @@ class ExportRequest(NamedTuple):
 class History:
     """The changes of all accounts' records; each call speaks for one Principal and stays in its account."""
 
-    def __init__(
-        self, pool: Connections, definitions: Definitions, records: Records, cursors: Cursors
-    ) -> None:
+    def __init__(self, pool: Readers, definitions: Definitions, records: Records, cursors: Cursors) -> None:
         self._pool = pool
         self._definitions = definitions
         self._records = records
@@ -106,10 +108,11 @@ class History:
                     is_descending=is_descending,
                     position=position,
                     limit=window.size + 1,
+                    byte_limit=PAGE_BYTES,
                 )
             )
-        events = [Event(record_id=record_id, **row) for row in rows]
-        return self._cursors.page(scope, window, events, lambda event: (event.version,))
+        page = self._cursors.page(scope, window, rows, lambda row: (row["version"],), bytes_of)
+        return replace(page, items=[_event(record_id, row) for row in page.items])
 
     async def export(self, principal: Principal, object_key: str, request: ExportRequest) -> ExportPage:
         """The records whose last change comes after a cursor or a time (docs/api.md, "Incremental export").
@@ -129,7 +132,7 @@ class History:
                 first = await connection.fetchval(*_SQL.first_since(**place, since=since))
                 position = _Position(first, "", 0, request.start_time)
             rows = await connection.fetch(
-                *_SQL.latest(
+                *_SQL.export(
                     **place,
                     transaction_id=position.transaction_id,
                     record_id=position.record_id,
@@ -137,10 +140,18 @@ class History:
                     since=datetime.fromtimestamp(position.since, UTC),
                     exclude_deleted=request.excludes_deleted,
                     scan_limit=request.size * _SCANNED_PER_RECORD,
-                    limit=request.size + 1,
+                    limit=request.size,
+                    byte_limit=PAGE_BYTES,
                 )
             )
-        return _export_page(rows, request.size, position, lambda reached: self._cursors.sign(scope, reached))
+        *found, end = rows
+        reached = _Position(end["transaction_id"], end["record_id"], end["version"], position.since)
+        items = [Exported(record_of(row), row["deleted_at"]) for row in found]
+        return ExportPage(items, end["has_more"], self._cursors.sign(scope, reached))
+
+
+def _event(record_id: str, row: Row) -> Event:
+    return Event(record_id, *(row[name] for name in Event._fields[1:]))
 
 
 def is_newest_first(sort: str) -> bool:
@@ -149,26 +160,3 @@ def is_newest_first(sort: str) -> bool:
         return _ORDERS[sort]
     except KeyError:
         raise BadRequest("sort must be created_at, -created_at, id or -id") from None
-
-
-def _export_page(
-    rows: Sequence[Row], size: int, position: _Position, signed: Callable[[_Position], str]
-) -> ExportPage:
-    """The page of what was found after a position, at most one record more than its size."""
-    found = [row for row in rows if row["record_id"] is not None]
-    if len(found) > size:
-        last = found[size - 1]
-        reached = position._replace(
-            transaction_id=last["transaction_id"], record_id=last["record_id"], version=last["version"]
-        )
-    elif (scanned := rows[0])["scanned_count"] is not None:
-        reached = position._replace(
-            transaction_id=scanned["reached_transaction_id"],
-            record_id=scanned["reached_record_id"],
-            version=scanned["reached_version"],
-        )
-    else:
-        reached = position
-    has_more = len(found) > size or rows[0]["scanned_count"] == size * _SCANNED_PER_RECORD
-    items = [Exported(record_of(row), row["deleted_at"]) for row in found[:size]]
-    return ExportPage(items, has_more, signed(reached))

@@ -125,7 +125,7 @@ class Records:
     async def count(self, principal: Principal, object_key: str) -> int:
         """How many records the object has. Raises RecordNotFound for an unknown object."""
         definition = await self._definitions.current(principal.account_id, object_key)
-        async with self._database.main.connection() as connection:
+        async with self._database.scans.connection() as connection:
             count: int = await connection.fetchval(
                 *_SQL.count(account_id=principal.account_id, object_id=definition.object_id)
             )

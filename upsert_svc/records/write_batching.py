@@ -1,25 +1,31 @@
 """Concurrent writes batched into few statements: what arrives while one is under way goes in the next.
 
-There is no timer: a lone write goes at once. Every caller has its own answer, after the commit. Refuses with
-503 when too many wait, when the connection is lost while a write is under way (which may then have happened:
-an upsert is safe to send again), and while the service stops.
+A lone write goes at once. Every caller has its own answer, after the commit. Refuses with 503 when too many
+wait, or one for too long, when the connection is lost while a write is under way (which may then have
+happened: an upsert is safe to send again), and while the service stops.
 """
 
 import asyncio
+import contextvars
 import logging
+import math
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Protocol
 
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Connections, Pool, Row, is_open
+from upsert_svc.db.turns import CALLER
 from upsert_svc.errors import ServiceError, ServiceUnavailable, is_definite, translated
 from upsert_svc.records.values import By, WriteRow
 
 BATCH_LIMIT = 64
-BATCH_CHARACTERS = 128 * 1024  # of the fields sent; merging large documents takes time that others would wait
+BATCH_CHARACTERS = 64 * 1024  # of the fields sent; merging large documents takes time that others would wait
+QUEUE_CHARACTERS = 16 * 1024 * 1024  # of the fields sent, in all writes that wait
+_EXPIRY_SECONDS = 0.25  # between looks for writes that have waited too long
 _SQL = statements.load("records")
 _POSITION = itemgetter("position")
 _log = logging.getLogger(__name__)
@@ -39,10 +45,17 @@ def statement(account_id: int, by: By, writes: Iterable[WriteRow]) -> tuple[obje
 
 @dataclass(slots=True)
 class _Waiting:
-    """A caller's write and the future of its row."""
+    """A caller's write, the future of its row, and until when it may wait, by the loop's clock."""
 
     write: WriteRow
     row: asyncio.Future[Row]
+    deadline: float = math.inf
+
+    def is_in_time(self, now: float) -> bool:
+        """Whether somebody still waits for it; whoever has waited for too long is told so."""
+        if self.deadline <= now:
+            self.fail(ServiceUnavailable("The write has waited too long and was not written"))
+        return not self.row.done()
 
     def fail(self, error: Exception) -> None:
         if not self.row.done():
@@ -76,25 +89,60 @@ class _Batch:
             item.fail(error)
 
 
-class _Queue:
-    """What waits, by account and kind of identifier, and within these by object: each takes its turn.
+class _Room:
+    """How many writes wait, and how many characters they have, in all and by account, which may have half.
 
-    An account may fill half of the queue, so that there is always room for others.
+    So there is always room for others.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, writes: int, characters: int) -> None:
+        self._writes = writes
+        self._characters = characters
+        self._taken = [0, 0]
+        self._taken_by: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+
+    @property
+    def taken(self) -> int:
+        """How many writes wait."""
+        return self._taken[0]
+
+    def require(self, account_id: int) -> None:
+        """Raises ServiceUnavailable when there is none for a write of the account."""
+        (writes, characters), (all_writes, all_characters) = self._taken_by[account_id], self._taken
+        if (
+            writes >= self._writes // 2
+            or all_writes >= self._writes
+            or characters >= self._characters // 2
+            or all_characters >= self._characters
+        ):
+            raise ServiceUnavailable("Too many writes are waiting")
+
+    def enter(self, account_id: int, write: WriteRow) -> None:
+        self._move(account_id, 1, len(write.patch))
+
+    def leave(self, account_id: int, write: WriteRow) -> None:
+        self._move(account_id, -1, -len(write.patch))
+        if not self._taken_by[account_id][0]:
+            del self._taken_by[account_id]
+
+    def _move(self, account_id: int, writes: int, characters: int) -> None:
+        for taken in (self._taken, self._taken_by[account_id]):
+            taken[0] += writes
+            taken[1] += characters
+
+
+class _Queue:
+    """What waits, by account and kind of identifier, and within these by object: each takes its turn."""
+
+    def __init__(self, limit: int, characters: int = QUEUE_CHARACTERS) -> None:
+        self.room = _Room(limit, characters)
         self._turns: OrderedDict[tuple[int, By], OrderedDict[int, deque[_Waiting]]] = OrderedDict()
-        self._counts: defaultdict[int, int] = defaultdict(int)
-        self._length = 0
         self._arrival = asyncio.Event()
 
     def put(self, account_id: int, by: By, item: _Waiting) -> None:
         """Raises ServiceUnavailable when there is no room."""
-        if self._counts[account_id] >= self._limit // 2 or self._length >= self._limit:
-            raise ServiceUnavailable("Too many writes are waiting")
-        self._length += 1
-        self._counts[account_id] += 1
+        self.room.require(account_id)
+        self.room.enter(account_id, item.write)
         if (objects := self._turns.get((account_id, by))) is None:
             objects = self._turns[account_id, by] = OrderedDict()
         if (queue := objects.get(item.write.object_id)) is None:
@@ -117,11 +165,22 @@ class _Queue:
         taken = list(_in_turn(objects))
         if objects:
             self._turns[account_id, by] = objects
-        self._length -= len(taken)
-        self._counts[account_id] -= len(taken)
-        if not self._counts[account_id]:
-            del self._counts[account_id]
-        return _Batch(account_id, by, [item for item in taken if not item.row.done()])
+        for item in taken:
+            self.room.leave(account_id, item.write)
+        now = asyncio.get_running_loop().time()
+        return _Batch(account_id, by, [item for item in taken if item.is_in_time(now)])
+
+    def expire(self, now: float) -> bool:
+        """Tells who has waited too long; whether anybody waits still. Of an object the first came first."""
+        for turn, objects in [*self._turns.items()]:
+            for object_id, queue in [*objects.items()]:
+                while queue and not queue[0].is_in_time(now):
+                    self.room.leave(turn[0], queue.popleft().write)
+                if not queue:
+                    del objects[object_id]
+            if not objects:
+                del self._turns[turn]
+        return bool(self._turns)
 
     def drain(self) -> Iterator[_Batch]:
         """Everything that waits, batch by batch."""
@@ -168,11 +227,21 @@ class WriteBatcher:
     behind it.
     """
 
-    def __init__(self, batches: Pool, pool: Connections, *, connection_count: int, queue_limit: int) -> None:
+    def __init__(
+        self,
+        batches: Pool,
+        pool: Connections,
+        *,
+        connection_count: int,
+        queue_limit: int,
+        wait_seconds: float = math.inf,
+    ) -> None:
         self._batches = batches
         self._pool = pool
         self._connection_count = connection_count
         self._queue = _Queue(queue_limit)
+        self._wait_seconds = wait_seconds
+        self._expiry: asyncio.TimerHandle | None = None
         self._running: list[asyncio.Task[None]] = []
         self._retries: dict[asyncio.Task[None], Sequence[_Waiting]] = {}
         self._is_stopping = False
@@ -184,6 +253,8 @@ class WriteBatcher:
     async def stop(self) -> None:
         """Sends no more; whoever still waits is refused, and may come back."""
         self._is_stopping = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         retried = [item for items in self._retries.values() for item in items]
         for task in (*self._running, *self._retries):
             task.cancel()
@@ -194,13 +265,26 @@ class WriteBatcher:
     async def write(self, account_id: int, by: By, write: WriteRow) -> Row:
         """The row that write_records answers for the write, after its commit.
 
-        Raises ServiceUnavailable when the queue is full, the connection was lost, or the service stops.
+        Raises ServiceUnavailable when the queue is full, the write has waited in it for too long and was not
+        written, the connection was lost, or the service stops.
         """
         if self._is_stopping:
             raise _stopping()
-        item = _Waiting(write, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        item = _Waiting(write, loop.create_future(), loop.time() + self._wait_seconds)
         self._queue.put(account_id, by, item)
+        if self._expiry is None:
+            self._expiry = loop.call_later(_EXPIRY_SECONDS, self._expire)
         return await item.row
+
+    def require_room(self, account_id: int) -> None:
+        """Raises ServiceUnavailable when a write of the account would be refused, whatever it is."""
+        self._queue.room.require(account_id)
+
+    def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
+        is_waiting = self._queue.expire(loop.time())
+        self._expiry = loop.call_later(_EXPIRY_SECONDS, self._expire) if is_waiting else None
 
     async def _run(self) -> None:
         """Holds one batch connection for as long as that lives, then takes another."""
@@ -236,17 +320,27 @@ class WriteBatcher:
 
     def _retry_individually(self, batch: _Batch) -> None:
         """Has the writes of a batch sent one by one, beside the batch connection."""
+        context = contextvars.copy_context()
+        context.run(CALLER.set, batch.account_id)
         for items in batch.by_identifier():
-            task = asyncio.create_task(self._retry_in_order(batch.account_id, batch.by, items))
+            retry = self._retry_in_order(batch.account_id, batch.by, items)
+            task = asyncio.create_task(retry, context=context)
             self._retries[task] = items
-            task.add_done_callback(self._retries.pop)
+            for item in items:  # whose callers go on waiting
+                self._queue.room.enter(batch.account_id, item.write)
+            task.add_done_callback(partial(self._end_retries, batch.account_id))
+
+    def _end_retries(self, account_id: int, task: asyncio.Task[None]) -> None:
+        for item in self._retries.pop(task):
+            self._queue.room.leave(account_id, item.write)
 
     async def _retry_in_order(self, account_id: int, by: By, items: Sequence[_Waiting]) -> None:
         unavailable: ServiceUnavailable | None = None
+        loop = asyncio.get_running_loop()
         for item in items:
             if unavailable is not None:  # what kept the first from its record keeps the others too
                 item.fail(unavailable)
-            elif not item.row.done():
+            elif item.is_in_time(loop.time()):
                 unavailable = await self._retry(account_id, by, item)
 
     async def _retry(self, account_id: int, by: By, item: _Waiting) -> ServiceUnavailable | None:

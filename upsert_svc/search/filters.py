@@ -156,6 +156,14 @@ def contained_in_name(filter_: Any) -> str | None:
     return max((part for part in parts if part), key=len, default=None)
 
 
+def is_of_name_alone(filter_: Any) -> bool:
+    """Whether a filter only says what the name contains."""
+    if not isinstance(filter_, dict) or filter_.keys() != {"name"}:
+        return False
+    comparison = filter_["name"]
+    return isinstance(comparison, dict) and comparison.keys() == {"$contains"}
+
+
 def _joined(word: str, parts: Iterable[str]) -> str:
     return f"({f' {word} '.join(parts)})"
 

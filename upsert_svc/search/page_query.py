@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from upsert_svc.db.statements import fragments
 from upsert_svc.errors import BadRequest
 from upsert_svc.paging import Window
 from upsert_svc.search.filters import Arguments, Condition
@@ -66,11 +67,13 @@ def records_query(
     external_ids: Sequence[str] | None = None,
     condition: Condition | None = None,
     version: int | None = None,
+    byte_limit: int | None = None,
 ) -> tuple[object, ...]:
     """The statement for one page of records and its arguments, one row more than the window holds.
 
     It begins as a statement of sql/records.sql or sql/searches.sql with its arguments. With a `version` it
-    finds nothing when the object's definition is another one by now. Raises BadRequest.
+    finds nothing when the object's definition is another one by now. With a `byte_limit` it ends with the
+    first row that exceeds it, and answers with each how large the page is by then. Raises BadRequest.
     """
     text, *values = statement
     arguments = Arguments(*values)
@@ -86,17 +89,28 @@ def records_query(
     if window.position is not None:
         beyond = f"and {_beyond(window.position, order, arguments, descending=descending)}"
     direction = "desc" if descending else "asc"
-    fragments = {
+    parts = {
         "/*conditions*/": "".join(f"\n          and {condition}" for condition in conditions),
         "/*position*/": beyond,
         "/*order*/": f"order by {', '.join(f'{column} {direction}' for column, _ in order.columns)}",
         "/*limit*/": f"limit {arguments.add(window.size + 1, 'integer')}",
         "/*object*/": "" if version is None else f"and o.version = {arguments.add(version, 'integer')}",
     }
-    select = str(text)
-    for comment, fragment in fragments.items():
-        select = select.replace(comment, fragment)
+    select = str(text) if byte_limit is None else _bounded(str(text), arguments.add(byte_limit, "bigint"))
+    for comment, part in parts.items():
+        select = select.replace(comment, part)
     return (select, *arguments.values)
+
+
+def _bounded(select: str, byte_limit: str) -> str:
+    """A statement of records as far as they fit into a page, and one more."""
+    measured, within = fragments()["bytes_so_far"], fragments()["within_bytes"]
+    sized = f"select *, octet_length(fields) + octet_length(name) + 500 as row_bytes from ({select}) as r"  # noqa: S608
+    return f"""
+select *
+  from (select *, {measured} from ({sized}) as r window page as (/*order*/ rows unbounded preceding)) as r
+ where {within.replace(":byte_limit", byte_limit)}
+ /*order*/"""  # noqa: S608 - of statements and fragments alone
 
 
 def _beyond(position: Sequence[Any], order: Order, arguments: Arguments, *, descending: bool) -> str:

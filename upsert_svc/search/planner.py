@@ -1,7 +1,8 @@
 """Pages of an object's records: all of them, those for which a filter holds, or those that words find.
 
 Records are found by search documents where their object keeps them. Where it does not they are read, and a
-large object has documents requested. Refuses what is no query with BadRequest.
+large object has documents requested. What may read all records of an object has few connections, so that
+others find one (see `Database`). Refuses what is no query with BadRequest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+from upsert_svc import paging
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
-from upsert_svc.db.pools import Connection, Database
+from upsert_svc.db.pools import Connection, Database, Row
 from upsert_svc.definitions.compiled import DEFINITION_ATTEMPTS, Definition, Definitions, keeps_changing
 from upsert_svc.errors import BadRequest
 from upsert_svc.paging import Cursors, Page, PageRequest, Window
@@ -141,39 +143,106 @@ class Search:
         completed = _completing(definition, query, order, window)
         # before a connection is taken: it refuses what is no filter
         reading = completed(_SQL.list(**_ids(definition)))
-        async with self._database.main.connection() as connection:
-            plans = await plans_for(connection, definition, query.criteria, order, window)
-            for plan in plans:
-                rows = await connection.fetch(
-                    *completed(plan.statement, order=plan.order, window=plan.window)
-                )
-                if len(rows) > window.size or await _is_exhausted(connection, definition, plan):
-                    break
-            if not plans:
-                rows = await connection.fetch(*reading)
-        page = self._cursors.page(scope, window, rows, lambda row: page_query.position_of(order, row))
+        if _is_by_key(query, order):
+            async with self._database.main.connection() as connection:
+                rows: Sequence[Row] = await connection.fetch(*reading)
+        else:
+            rows = await self._search(definition, query, window, completed)
+        page = self._cursors.page(
+            scope, window, rows, lambda row: page_query.position_of(order, row), paging.bytes_of
+        )
         return replace(page, items=[record_of(row) for row in page.items])
+
+    async def _search(
+        self, definition: Definition, query: RecordQuery, window: Window, completed: Callable[..., Statement]
+    ) -> Sequence[Row]:
+        """The rows of a page that is found by documents, or by reading all records."""
+        asked = (definition, query.criteria, query.order(), window)
+        if _may_have_documents(query.criteria):
+            try:
+                async with self._database.searches.connection() as connection:
+                    plans = await plans_for(connection, *asked, True)
+                    return await _found(connection, definition, window, plans, completed)
+            except _ReadsAll:
+                pass
+        async with self._database.scans.connection() as connection:
+            if plans := await plans_for(connection, *asked):
+                return await _found(connection, definition, window, plans, completed)
+            rows: Sequence[Row] = await connection.fetch(*completed(_SQL.list(**_ids(definition))))
+            return rows
+
+
+class _ReadsAll(Exception):
+    """What is asked for is not found by documents."""
+
+
+def _is_by_key(query: RecordQuery, order: Order) -> bool:
+    """Whether the page stands in the table's key, or names its records."""
+    is_everything = query.criteria is None or (
+        isinstance(query.criteria, Words) and query.criteria.is_everything
+    )
+    return is_everything and (order.is_by_id or query.ids is not None or query.external_ids is not None)
+
+
+def _may_have_documents(criteria: Criteria) -> bool:
+    """Whether documents may find all that is asked for: then it takes no time."""
+    return isinstance(criteria, Words) or (
+        isinstance(criteria, Filter) and filters.is_of_name_alone(criteria.value)
+    )
+
+
+async def _found(
+    connection: Connection,
+    definition: Definition,
+    window: Window,
+    plans: Sequence[Plan],
+    completed: Callable[..., Statement],
+) -> Sequence[Row]:
+    """The rows of the first plan that fills the page, or of the last."""
+    rows: Sequence[Row] = ()
+    for plan in plans:
+        rows = await connection.fetch(*completed(plan.statement, order=plan.order, window=plan.window))
+        if _is_full(rows, window) or await _is_exhausted(connection, definition, plan):
+            break
+    return rows
+
+
+def _is_full(rows: Sequence[Row], window: Window) -> bool:
+    """Whether there are as many rows as the page holds, and more."""
+    return len(rows) > paging.count_fitting(rows, window.size, paging.bytes_of)
 
 
 async def plans_for(
-    connection: Connection, definition: Definition, criteria: Criteria, order: Order, window: Window
+    connection: Connection,
+    definition: Definition,
+    criteria: Criteria,
+    order: Order,
+    window: Window,
+    only_by_documents: bool = False,
 ) -> Sequence[Plan]:
     """The statements that find what is asked for better than by reading all records, if there are any.
 
-    Each but the last is good only where it fills the page. Raises BadRequest for too many words.
+    Each but the last is good only where it fills the page. Raises BadRequest for too many words, and
+    _ReadsAll where it is asked for plans by documents and there are none.
     """
+    plans: Sequence[Plan] = ()
     if isinstance(criteria, Words):
-        return (
-            ()
-            if criteria.is_everything
-            else await _for_words(connection, definition, criteria, order, window)
-        )
-    part = filters.contained_in_name(criteria.value) if criteria else None
-    return () if part is None else await _for_name(connection, definition, part, order, window)
+        if not criteria.is_everything:
+            plans = await _for_words(connection, definition, criteria, order, window, only_by_documents)
+    elif criteria and (part := filters.contained_in_name(criteria.value)) is not None:
+        plans = await _for_name(connection, definition, part, order, window)
+    if only_by_documents and not plans:
+        raise _ReadsAll
+    return plans
 
 
 async def _for_words(
-    connection: Connection, definition: Definition, criteria: Words, order: Order, window: Window
+    connection: Connection,
+    definition: Definition,
+    criteria: Words,
+    order: Order,
+    window: Window,
+    only_by_documents: bool,
 ) -> Sequence[Plan]:
     ids = _ids(definition)
     analysis = await connection.fetchrow(*_SEARCHES_SQL.analyze_query(**ids, text=criteria.text))
@@ -184,6 +253,8 @@ async def _for_words(
         return (by_documents,)  # which finds nothing, at once
     documents = await _documents(connection, definition, analysis)
     if documents != "ready":
+        if only_by_documents:
+            return ()
         return await _by_reading(
             connection, ids, analysis["words"], order, window, is_large=documents == "requested"
         )
@@ -312,6 +383,7 @@ def _completing(
         external_ids=query.external_ids,
         condition=condition,
         version=None if query.criteria is None else definition.version,
+        byte_limit=paging.PAGE_BYTES,
     )
 
 

@@ -5,17 +5,17 @@ import contextlib
 import itertools
 import time
 
-from upsert_svc.turns import Turns
+from upsert_svc.heavy_work import HeavyWork
 
 
-async def pieces(turns: Turns, account_id: int, count: int, done: list[int]) -> None:
+async def pieces(turns: HeavyWork, account_id: int, count: int, done: list[int]) -> None:
     for _ in range(count):
         await turns.take(account_id)
         done.append(account_id)
 
 
 async def test_accounts_take_turns_whatever_each_has_to_do() -> None:
-    turns, done = Turns(), list[int]()
+    turns, done = HeavyWork(), list[int]()
     await asyncio.gather(
         *(pieces(turns, 1, 1, done) for _ in range(6)),
         *(pieces(turns, account_id, 1, done) for account_id in (2, 3)),
@@ -24,7 +24,7 @@ async def test_accounts_take_turns_whatever_each_has_to_do() -> None:
 
 
 async def test_the_loop_turns_between_two_pieces() -> None:
-    turns, seen = Turns(), list[int]()
+    turns, seen = HeavyWork(), list[int]()
     loop, passes = asyncio.get_running_loop(), itertools.count()
     is_over = False
 
@@ -44,7 +44,7 @@ async def test_the_loop_turns_between_two_pieces() -> None:
 
 
 async def test_who_no_longer_waits_holds_up_nobody() -> None:
-    turns, done = Turns(), list[int]()
+    turns, done = HeavyWork(), list[int]()
     tasks = [asyncio.create_task(pieces(turns, account_id, 1, done)) for account_id in (1, 1, 2, 1)]
     await asyncio.sleep(0)
     for task in tasks[:2]:
@@ -56,7 +56,7 @@ async def test_who_no_longer_waits_holds_up_nobody() -> None:
 
 
 async def test_heavy_work_leaves_half_of_the_time_to_others() -> None:
-    turns, piece_seconds, count = Turns(), 0.02, 20
+    turns, piece_seconds, count = HeavyWork(), 0.02, 20
 
     async def piece() -> None:
         await turns.take(1)

@@ -1,12 +1,12 @@
 """How answers leave and requests come, by the byte: the protocol alone, on the loop that it is served on."""
 
 import asyncio
+import gc
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import pytest
 import uvicorn
@@ -15,6 +15,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from upsert_svc import server
+from upsert_svc.http import limits
+from upsert_svc.http.exchange import Exchange
+from upsert_svc.http.protocol import BoundedHttp, traffic_of
 
 HEADER_SECONDS = 0.4
 EXPECTING = b"POST /%b HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
@@ -51,7 +54,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.02)
 
 
-class Hasty(server.BoundedHttp):
+class Hasty(BoundedHttp):
     header_timeout_seconds = HEADER_SECONDS
 
 
@@ -145,20 +148,30 @@ class Kept:
     def write(self, data: bytes) -> None:
         self.written.append(data)
 
+    def writelines(self, pieces: Sequence[bytes]) -> None:
+        self.written.append(b"".join(pieces))
+
     def close(self) -> None:
         self.is_closed = True
 
+    write_eof = close
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def get_extra_info(self, _name: str) -> None:
         return None
+
+    def set_write_buffer_limits(self, *, high: int, low: int) -> None:
+        pass
 
     def pause_reading(self) -> None:
         pass
 
     resume_reading = pause_reading
-
-
-def whole(kept: Kept) -> Any:
-    return server._WholeAnswers(kept)
 
 
 async def served(*chunks: bytes) -> Kept:
@@ -167,34 +180,14 @@ async def served(*chunks: bytes) -> Kept:
     protocol = Hasty(config, ServerState(), {})
     protocol.connection_made(kept)
     for chunk in chunks:
-        protocol.data_received(chunk)
-    await asyncio.gather(*protocol.tasks)
-    while protocol.tasks and not kept.is_closed:
-        await asyncio.gather(*protocol.tasks)
+        for start in range(0, len(chunk), 1 << 16):
+            piece = chunk[start : start + (1 << 16)]
+            protocol.get_buffer(-1)[: len(piece)] = piece
+            protocol.buffer_updated(len(piece))
+    while (protocol._exchange or protocol._rest) and not kept.is_closed:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
     protocol.connection_lost(None)
     return kept
-
-
-def test_a_head_waits_for_its_body_and_nothing_else_waits() -> None:
-    kept = Kept()
-    transport = whole(kept)
-    transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    assert kept.written == [b"HTTP/1.1 100 Continue\r\n\r\n"]
-    transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    assert len(kept.written) == 1
-    transport.write(b"one")
-    transport.write(b"two")
-    assert kept.written[1:] == [b"HTTP/1.1 200 OK\r\n\r\none", b"two"]
-
-
-@pytest.mark.parametrize("end", ["flush", "close"])
-def test_a_head_without_a_body_leaves_at_the_end(end: str) -> None:
-    kept = Kept()
-    transport = whole(kept)
-    transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-    getattr(transport, end)()
-    assert kept.written == [b"HTTP/1.1 204 No Content\r\n\r\n"]
-    assert kept.is_closed == (end == "close")
 
 
 @pytest.mark.parametrize("path", [b"x", b"empty", b"close", b"large"])
@@ -302,6 +295,12 @@ def test_headers_that_never_end_are_hung_up_on(line: Line, before: bytes, sent: 
     assert HEADER_SECONDS / 2 < line.seconds_until_hung_up() < HEADER_SECONDS + 1
 
 
+def test_a_body_that_nobody_wants_is_not_awaited_for_ever(line: Line) -> None:
+    line.send(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+    assert line.answer() == b"unread 0"
+    assert HEADER_SECONDS / 2 < line.seconds_until_hung_up() < HEADER_SECONDS + 1
+
+
 @pytest.mark.parametrize("before", [b"", GET % b"x"], ids=["new", "kept alive"])
 def test_a_connection_that_says_nothing_is_hung_up_on(line: Line, before: bytes) -> None:
     if before:
@@ -375,3 +374,136 @@ async def test_headers_that_begin_in_the_chunk_of_a_body_are_bounded_too() -> No
     large = b"GET /y HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 200_000
     kept = await served(head, b"abc" + large, b"a\r\n\r\n")
     assert b"y 0" not in b"".join(kept.written)
+
+
+PIPELINE = (
+    b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n\r\n\r\n"
+    b"POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n\r\n\r\n\r\n0\r\nX-A: b\r\n\r\n"
+    b"\r\n\r\nGET /c HTTP/1.1\r\nHost: a\r\n\r\n"
+    b"POST /d HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+    b"GET /e HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    b"GET /f HTTP/1.1\r\nHost: a\r\n\r\n"
+)
+
+
+async def test_wherever_a_pipeline_is_cut_its_requests_are_answered_one_by_one() -> None:
+    for place in range(len(PIPELINE)):
+        kept = await served(PIPELINE[:place], PIPELINE[place:])
+        ends = [answer.rpartition(b"\r\n\r\n")[2] for answer in kept.written]
+        assert ends == [b"a 4", b"b 4", b"c 0", b"d 0", b"e 0", b"f 0"], place
+
+
+async def test_a_pipeline_that_comes_byte_by_byte_is_answered_one_by_one() -> None:
+    kept = await served(*(PIPELINE[place : place + 1] for place in range(len(PIPELINE))))
+    ends = [answer.rpartition(b"\r\n\r\n")[2] for answer in kept.written]
+    assert ends == [b"a 4", b"b 4", b"c 0", b"d 0", b"e 0", b"f 0"]
+
+
+# What the application does wrong, and what ends it
+
+
+async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+    match scope["path"]:
+        case "/raises":
+            raise LookupError
+        case "/nothing":
+            return
+        case "/injects":
+            headers = [(b"location", b"/\r\nset-cookie: a=b")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+        case "/lies":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+            await send({"type": "http.response.body", "body": b"abc"})
+        case "/body":
+            await send({"type": "http.response.body", "body": b"abc"})
+        case "/waits":
+            await asyncio.Event().wait()
+
+
+async def failed(path: bytes) -> tuple[bytes, ServerState]:
+    kept, state = Kept(), ServerState()
+    config = uvicorn.Config(failing, lifespan="off", **server.options(shutdown_timeout_seconds=1))
+    protocol = Hasty(config, state, {})
+    protocol.connection_made(kept)
+    piece = GET % path
+    protocol.get_buffer(-1)[: len(piece)] = piece
+    protocol.buffer_updated(len(piece))
+    if path == b"waits":
+        for task in state.tasks:
+            task.cancel()
+    while state.tasks:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    protocol.connection_lost(None)
+    return b"".join(kept.written), state
+
+
+@pytest.mark.parametrize("path", [b"raises", b"nothing", b"injects", b"lies", b"body"])
+async def test_a_bug_of_the_application_is_a_500_that_ends_the_connection(path: bytes) -> None:
+    said, _ = await failed(path)
+    assert said.startswith(b"HTTP/1.1 500 ")
+    assert b"connection: close\r\n" in said
+    assert b"cookie" not in said
+    assert b'"error":"InternalServerError"' in said
+
+
+async def test_a_request_that_is_cancelled_is_told_503(caplog: pytest.LogCaptureFixture) -> None:
+    said, _ = await failed(b"waits")
+    assert said.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1\r\n" in said
+    assert b"connection: close\r\n" in said
+    assert not caplog.records
+
+
+async def test_a_connection_that_has_ended_leaves_nothing_for_the_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            await served(GET % b"x" + EXPECTING % b"y" + b"12345")
+        await asyncio.sleep(0.6)  # the clock has seen that nothing is left
+        left = [thing for thing in gc.get_objects() if isinstance(thing, BoundedHttp | Exchange)]
+    finally:
+        gc.enable()
+    assert left == []
+
+
+ENDS = [
+    b"",
+    GET % b"later",
+    GET % b"later" + GET % b"x" * 100,
+    EXPECTING % b"later" + b"123",
+    EXPECTING % b"unread" + b"123",
+    b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n" + b"x" * 300_000,
+    b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n" + b"x" * 300_000,
+    b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\nno size",
+    b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-A: " + b"a" * 20_000,
+    b"GET /x HTTP/1.1\r\nX-A: " + b"a" * 30_000,
+    b"GET /later HTTP/1.1\r\nX-A: " + b"a" * 30_000 + b"\r\n\r\n" + GET % b"x",
+    b"GET /x HTTP/1.1\r\nX-A: " + b"a" * 70_000,
+    b"no HTTP\r\n\r\n" + GET % b"x",
+    GET % b"close" + GET % b"x",
+]
+
+
+@pytest.mark.parametrize("requests", [1000, 0], ids=["taken", "refused"])
+@pytest.mark.parametrize("sent", ENDS)
+async def test_however_a_connection_ends_nothing_of_it_is_counted_any_more(
+    sent: bytes, requests: int
+) -> None:
+    kept, state = Kept(), ServerState()
+    config = uvicorn.Config(app, lifespan="off", **server.options(shutdown_timeout_seconds=1))
+    protocol = Hasty(config, state, {limits.STATE: limits.Limits(requests=requests)})
+    traffic = traffic_of(state)
+    protocol.connection_made(kept)
+    for start in range(0, len(sent), 1 << 16):
+        room = protocol.get_buffer(-1)
+        piece = sent[start : start + len(room)]
+        room[: len(piece)] = piece
+        protocol.buffer_updated(len(piece))
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    await asyncio.gather(*state.tasks)
+    await asyncio.sleep(0)  # what is done when a task has ended
+    assert (traffic.received_bytes, traffic.head_bytes, traffic.admission.count) == (0, 0, 0)
+    assert not any((traffic.silent, traffic.kept, traffic.lingering, state.connections, state.tasks))

@@ -1,0 +1,2 @@
+-- name: write
+select write_readiness();
