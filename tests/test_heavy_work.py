@@ -1,4 +1,4 @@
-"""HeavyWork of heavy work: whose comes next, and that the loop turns in between."""
+"""Turns of heavy work: whose comes next, and that the loop turns in between."""
 
 import asyncio
 import contextlib

@@ -1,13 +1,16 @@
-"""What a body says of a thing: names of which nothing is to be seen, lengths, what an error repeats."""
+"""What a body says of a thing: names of which nothing is to be seen, lengths, what is repeated, how soon."""
 
 import sys
+import time
 import unicodedata
 from typing import Any
 
 import pytest
 
 from tests.support.harness import PATCH, PUT, Api, UpsertMethod, problems_of, record_of
-from upsert_svc.payloads import is_blank, name_problem
+from upsert_svc.api.responses import warning
+from upsert_svc.errors import RecordInvalid
+from upsert_svc.payloads import FieldBody, is_blank, name_problem, read, record_patch
 
 # Of the category "format", but shown: they stand under or before what follows them.
 SHOWN_FORMATS = {
@@ -121,3 +124,45 @@ async def test_a_record_that_has_such_a_name_already_is_read_updated_and_renamed
     assert record_of(await api.client.put(url, json=changed))["name"] == "\u3164"
     renamed = {"custom_object_record": {"name": "seen again"}}
     assert record_of(await api.client.patch(url, json=renamed))["name"] == "seen again"
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"relationship_filter": {"all": [{"a": {}}] * 9_000}},
+        {"relationship_filter": {"all": [{"a" * 100_000: [1] * 18_000}]}},
+        {"relationship_filter": {f"key {number}": [] for number in range(9_000)}},
+        {"relationship_filter": {"all": [{f"key {number}": {} for number in range(9_000)}]}},
+        {"custom_field_options": [{}] * 9_000},
+        {"custom_field_options": [{"value": "", "name": 5}] * 2_000},
+        {"custom_field_options": [{"value": "x" * 100_000}, {"x" * 100_000: 1}]},
+    ],
+)
+def test_thousands_of_faults_are_refused_soon_and_briefly(attributes: dict[str, Any]) -> None:
+    started = time.process_time()
+    with pytest.raises(RecordInvalid) as caught:
+        read(FieldBody, attributes)
+    assert time.process_time() - started < 0.25
+    assert len(str(caught.value.body())) < 5_000
+
+
+@pytest.mark.parametrize("value", [None, True, 1, "x", ["x"], []])
+def test_a_filter_of_a_lookup_is_kept_as_it_is_sent(value: Any) -> None:
+    condition = {"field": "f", "operator": "is", "value": value}
+    body, _ = read(FieldBody, {"relationship_filter": {"any": [condition]}})
+    assert body.relationship_filter == {"all": [], "any": [condition]}
+
+
+@pytest.mark.parametrize("value", [{}, [1], 10**15, 1.5, [None]])
+def test_a_condition_of_another_form_is_refused(value: Any) -> None:
+    with pytest.raises(RecordInvalid):
+        read(FieldBody, {"relationship_filter": {"all": [{"value": value}]}})
+
+
+def test_of_many_ignored_names_as_many_are_kept_as_a_warning_can_tell() -> None:
+    names = [f"{number}" * 100_000 if number < 10 else f"{number}" for number in range(17_000)]
+    patch = record_patch({"custom_object_record": dict.fromkeys(names, 1)})
+    assert sum(map(len, patch.ignored)) < 10_000
+    assert warning(patch.ignored) == warning(names)
+    few = dict.fromkeys("abc", 1)
+    assert record_patch({"custom_object_record": few, "d": 1}).ignored == ("d", "a", "b", "c")

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 
 HEAVY_BYTES = 16 * 1024  # of a body that takes a turn before it is read
 _REST_SECONDS = 0.005  # the least rest: pieces that are shorter have one together
+_MOST_REST_SECONDS = 0.1  # a piece takes less, where the machine has time for it
 
 
 class HeavyWork:
@@ -51,5 +52,5 @@ class HeavyWork:
         if self._worked_seconds < _REST_SECONDS:
             loop.call_soon(self._give)
         else:
-            loop.call_later(self._worked_seconds, self._give)
+            loop.call_later(min(self._worked_seconds, _MOST_REST_SECONDS), self._give)
             self._worked_seconds = 0.0

@@ -6,25 +6,28 @@ or read-only are collected, to be named in a warning.
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     StrictBool,
     StrictInt,
     StrictStr,
     ValidationError,
 )
+from pydantic_core import PydanticCustomError
 
 from upsert_svc.errors import BadRequest, Problem, RecordInvalid, shortened
 
 Model = TypeVar("Model", bound=BaseModel)
 TEXT_LIMIT = 255
+NAMES_LIMIT = 250  # of what is ignored, as many as may be told
+NAME_LIMIT = 200  # characters of each
 DESCRIPTION_LIMIT = 32_768
 _MOST_COMPOSED = 4  # characters that NFC makes one of
 # All but white space, controls, and what Unicode ignores or shows as nothing: joiners, marks of direction,
@@ -95,15 +98,30 @@ class NamingBody(BaseModel):
     autoincrement_next_sequence: Annotated[StrictInt, Field(ge=0, lt=10**15)] | None = None
 
 
-# One condition of a lookup's filter: field, operator, value. Kept and answered, for clients to act on.
-Condition = dict[
-    str,
-    StrictStr | StrictBool | Annotated[StrictInt, Field(gt=-(10**15), lt=10**15)] | list[StrictStr] | None,
-]
-Filter = Annotated[
-    dict[Literal["all", "any"], list[Condition]],
-    AfterValidator(lambda conditions: {"all": [], "any": []} | conditions),
-]
+def _filter(value: object) -> dict[str, Any]:
+    """A lookup's filter: lists of conditions of field, operator and value. Kept and answered, for clients."""
+    if not isinstance(value, dict) or not value.keys() <= {"all", "any"}:
+        raise PydanticCustomError("filter", "Input should be an object with all, any or both")
+    for conditions in value.values():
+        if not isinstance(conditions, list) or not all(map(_is_condition, conditions)):
+            # a model would tell of each in each of its thousands, with all keys around it
+            raise PydanticCustomError("filter", "all and any should be lists of conditions")
+    return {"all": [], "any": []} | value
+
+
+def _is_condition(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_operand, value.values()))
+
+
+def _is_operand(value: object) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(item, str) for item in value)
+    if isinstance(value, int):  # or a bool
+        return -(10**15) < value < 10**15
+    return value is None or isinstance(value, str)
+
+
+Filter = Annotated[dict[str, Any], PlainValidator(_filter)]
 
 
 class FieldBody(BaseModel):
@@ -184,7 +202,12 @@ def record_patch(body: Any, *, empty_is_a_patch: bool = True) -> RecordPatch:
     if not attributes.keys() <= _RECORD_ATTRIBUTES:
         beside += [key for key in attributes if key not in _RECORD_ATTRIBUTES]
     is_external_id_null = external_id is None and "external_id" in attributes
-    return RecordPatch(name, external_id or None, fields or {}, tuple(beside), is_external_id_null)
+    return RecordPatch(name, external_id or None, fields or {}, _told(beside), is_external_id_null)
+
+
+def _told(names: Sequence[str]) -> tuple[str, ...]:
+    """As much of ignored names as a warning can tell."""
+    return tuple(name[:NAME_LIMIT] for name in names[:NAMES_LIMIT]) if names else ()
 
 
 def name_problem(name: object) -> Problem | None:

@@ -1,6 +1,7 @@
 """What is answered: the resources in Zendesk's shape, pages, warnings, errors."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -15,6 +16,7 @@ from upsert_svc.errors import ServiceError
 from upsert_svc.jobs.job_items import ACTIONS
 from upsert_svc.jobs.job_store import JobStatus
 from upsert_svc.paging import Page
+from upsert_svc.payloads import NAMES_LIMIT
 from upsert_svc.records.history import Event, ExportPage
 from upsert_svc.records.record_store import Shown
 from upsert_svc.records.values import Record, WriteResult
@@ -52,7 +54,10 @@ def no_content() -> Response:
 
 def warning(ignored: Iterable[str]) -> dict[str, str]:
     """The header that names what of a body was ignored, at most 1 KB; empty where nothing was."""
-    names = [f'"{quote(name.encode("utf-8", "backslashreplace")[:200], safe="")}"' for name in ignored]
+    names = [
+        f'"{quote(name.encode("utf-8", "backslashreplace")[:200], safe="")}"'
+        for name in islice(ignored, NAMES_LIMIT)
+    ]
     if not names:
         return {}
     text = f"Removed restricted keys [{', '.join(names)}] from parameters"
