@@ -96,7 +96,7 @@ def records_query(
         "/*limit*/": f"limit {arguments.add(window.size + 1, 'integer')}",
         "/*object*/": "" if version is None else f"and o.version = {arguments.add(version, 'integer')}",
     }
-    select = str(text) if byte_limit is None else _bounded(str(text), arguments.add(byte_limit, "bigint"))
+    select = str(text) if byte_limit is None else _bounded(str(text), arguments.add(byte_limit, "integer"))
     for comment, part in parts.items():
         select = select.replace(comment, part)
     return (select, *arguments.values)
@@ -104,12 +104,14 @@ def records_query(
 
 def _bounded(select: str, byte_limit: str) -> str:
     """A statement of records as far as they fit into a page, and one more."""
-    measured, within = fragments()["bytes_so_far"], fragments()["within_bytes"]
+    measured, within = (
+        fragments()[name].replace(":byte_limit", byte_limit) for name in ("bytes_so_far", "within_bytes")
+    )
     sized = f"select *, octet_length(fields) + octet_length(name) + 500 as row_bytes from ({select}) as r"  # noqa: S608
     return f"""
 select *
   from (select *, {measured} from ({sized}) as r window page as (/*order*/ rows unbounded preceding)) as r
- where {within.replace(":byte_limit", byte_limit)}
+ where {within}
  /*order*/"""  # noqa: S608 - of statements and fragments alone
 
 
