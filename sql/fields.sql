@@ -9,7 +9,7 @@ select *
                  limit :limit) as f
         window page as (order by position, field_id rows unbounded preceding)) as f
  where /*within_bytes*/
- order by place;
+ order by position, field_id;
 
 -- name: list_fields_backwards
 select *
@@ -22,7 +22,7 @@ select *
                  limit :limit) as f
         window page as (order by position desc, field_id desc rows unbounded preceding)) as f
  where /*within_bytes*/
- order by place;
+ order by position desc, field_id desc;
 
 -- name: show_field
 -- By key or by id, whichever the path named.

@@ -32,12 +32,13 @@ searched_text(
                        o.searched_fields)
 
 -- fragment: bytes_so_far
--- How large a page is with each of its rows, in the window `page` of the page's order.
-sum(row_bytes) over page as page_bytes, row_number() over page as place
+-- How large a page is with each of its rows, in the window `page` of the page's order. No row counts for more than a
+-- page, so that there is room for the first whatever its size.
+sum(least(row_bytes, :byte_limit)) over page as page_bytes
 
 -- fragment: within_bytes
 -- The rows of a page that has so many bytes, and one more: it says that there is more.
-(page_bytes - row_bytes <= :byte_limit or place <= 2)
+page_bytes - least(row_bytes, :byte_limit) <= :byte_limit
 
 -- fragment: object_columns
 -- An object as it is answered, and about how many bytes that takes: its texts are answered twice.

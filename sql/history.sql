@@ -51,7 +51,7 @@ select version, kind, user_id, changed_at, attributes, page_bytes
           from (select *, octet_length(attributes) + 500 as row_bytes from events) as e
         window page as (order by case when :is_descending then -version else version end rows unbounded preceding)) as e
  where /*within_bytes*/
- order by place;
+ order by case when :is_descending then -version else version end;
 
 -- name: export
 select record_id, name, external_id, fields, version, created_at, updated_at, created_by_user_id, updated_by_user_id,

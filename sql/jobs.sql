@@ -13,7 +13,7 @@ returning job_id, object_key, action, total, progress, status, message, results;
 -- name: show
 -- The results of the first that have so many bytes together, and of one at least.
 select job_id, object_key, action, total, progress, status, message,
-       case when page_bytes <= :byte_limit or place = 1 then results end as results
+       case when page_bytes <= :byte_limit then results end as results
   from (select *, /*bytes_so_far*/
           from (select *, 500 + octet_length(results) as row_bytes
                   from (select /*job_columns*/ from jobs
@@ -21,7 +21,7 @@ select job_id, object_key, action, total, progress, status, message,
                          order by job_id
                         offset 0) as j) as j
         window page as (order by job_id rows unbounded preceding)) as j
- order by place;
+ order by job_id;
 
 -- name: list
 select *
@@ -33,7 +33,7 @@ select *
                          limit :limit) as j) as j
         window page as (order by job_id rows unbounded preceding)) as j
  where /*within_bytes*/
- order by place;
+ order by job_id;
 
 -- name: list_backwards
 select *
@@ -45,7 +45,7 @@ select *
                          limit :limit) as j) as j
         window page as (order by job_id desc rows unbounded preceding)) as j
  where /*within_bytes*/
- order by place;
+ order by job_id desc;
 
 -- name: claim
 -- An unfinished job with its next items, until the transaction ends; none while another worker is at it. Of the

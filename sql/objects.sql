@@ -31,7 +31,7 @@ select *
                  limit :limit) as o
         window page as (order by object_id rows unbounded preceding)) as o
  where /*within_bytes*/
- order by place;
+ order by object_id;
 
 -- name: list_objects_backwards
 select *
@@ -42,7 +42,7 @@ select *
                  limit :limit) as o
         window page as (order by object_id desc rows unbounded preceding)) as o
  where /*within_bytes*/
- order by place;
+ order by object_id desc;
 
 -- name: count_objects
 select count(*) from objects where account_id = :account_id and deleted_at is null;

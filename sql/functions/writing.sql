@@ -351,8 +351,7 @@ begin
                              record_id, name, external_id, fields, effective_at)
         select w.account_id, w.object_id, w.created_at, w.version, w.created_by_user_id, 'created',
                w.record_id, w.name, w.external_id, w.fields,
-               (select effective_time(n.created_at, n.last_change_at) from numbered n
-                 where n.object_id = w.object_id and n.record_id = w.record_id)
+               effective_time(w.created_at, (select n.last_change_at from numbered n where n.object_id = w.object_id limit 1))
           from written w),
     -- Numbers between those written would be burnt when another writer took an identifier just now.
     counter_moved as (

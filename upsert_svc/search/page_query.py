@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from upsert_svc.db.statements import fragments
 from upsert_svc.errors import BadRequest
 from upsert_svc.paging import Window
 from upsert_svc.search.filters import Arguments, Condition
@@ -28,6 +27,7 @@ class Order:
         return self.columns == _BY_ID
 
 
+_AROUND_FIELDS = 1000  # bytes of a record beside its fields, about
 _BY_ID = (("r.record_id", "text"),)  # settles ties
 _BY_UPDATE = (("r.updated_at", "text::timestamptz"), *_BY_ID)
 _BY_CREATION = (("r.created_at", "text::timestamptz"), *_BY_ID)
@@ -96,21 +96,24 @@ def records_query(
         "/*limit*/": f"limit {arguments.add(window.size + 1, 'integer')}",
         "/*object*/": "" if version is None else f"and o.version = {arguments.add(version, 'integer')}",
     }
-    select = str(text) if byte_limit is None else _bounded(str(text), arguments.add(byte_limit, "bigint"))
+    select = str(text) if byte_limit is None else _bounded(str(text), arguments.add(byte_limit, "integer"))
     for comment, part in parts.items():
         select = select.replace(comment, part)
     return (select, *arguments.values)
 
 
 def _bounded(select: str, byte_limit: str) -> str:
-    """A statement of records as far as they fit into a page, and one more."""
-    measured, within = fragments()["bytes_so_far"], fragments()["within_bytes"]
-    sized = f"select *, octet_length(fields) + octet_length(name) + 500 as row_bytes from ({select}) as r"  # noqa: S608
+    """A statement of records as far as they fit into a page, and one more.
+
+    Not by the fragments of other lists: this one is asked for often, and a record never fills a page.
+    """
+    row_bytes = f"octet_length(fields) + {_AROUND_FIELDS}"
     return f"""
 select *
-  from (select *, {measured} from ({sized}) as r window page as (/*order*/ rows unbounded preceding)) as r
- where {within.replace(":byte_limit", byte_limit)}
- /*order*/"""  # noqa: S608 - of statements and fragments alone
+  from (select *, sum({row_bytes}) over page as page_bytes from ({select}) as r
+        window page as (/*order*/ rows unbounded preceding)) as r
+ where page_bytes - ({row_bytes}) <= {byte_limit}
+ /*order*/"""  # noqa: S608 - of statements alone
 
 
 def _beyond(position: Sequence[Any], order: Order, arguments: Arguments, *, descending: bool) -> str:
