@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -43,7 +42,7 @@ class GracefulServer(uvicorn.Server):
         application.begin_stop()
         delay_seconds = 0 if self._is_interrupted() else self.config.delay_seconds
         await self._serve_on(delay_seconds)
-        await self._accept_no_more(sockets or [])
+        await self._accept_no_more(sockets or ())
         await self._hear_out(delay_seconds)
         for connection in list(self.server_state.connections):
             connection.shutdown()
@@ -66,15 +65,17 @@ class GracefulServer(uvicorn.Server):
 
     async def _hear_out(self, delay_seconds: float) -> None:
         """Waits for the requests of those who have connected, and a moment for those who are known."""
+        if not delay_seconds:
+            return
         await self._has_ended(min(_LINGER_SECONDS, delay_seconds))
-        for _ in range(round(_SILENCE_SECONDS / _TICK_SECONDS) if delay_seconds else 0):
-            if traffic_of(self.server_state).silent:
-                await asyncio.sleep(_TICK_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                while traffic_of(self.server_state).silent:  # noqa: ASYNC110 (nor this)
+                    await asyncio.sleep(_TICK_SECONDS)
 
     async def _accept_no_more(self, sockets: Sequence[socket.socket]) -> None:
         """Takes over whoever has connected, and closes the sockets that others would connect to."""
-        listening = list(sockets) or [each for server in self.servers for each in server.sockets]
-        accepted = [connection for each in listening for connection in _accepted(each)]
+        accepted = [connection for each in sockets for connection in _accepted(each)]
         for server in self.servers:
             server.close()
         for each in sockets:
@@ -110,9 +111,9 @@ class GracefulServer(uvicorn.Server):
         await self._has_ended(_REFUSAL_SECONDS)
 
 
-def _accepted(listening: Any) -> Iterator[socket.socket]:
+def _accepted(listening: socket.socket) -> Iterator[socket.socket]:
     """The connections that nobody has accepted yet."""
-    with socket.socket(fileno=os.dup(listening.fileno())) as own:
+    with listening.dup() as own:
         own.setblocking(False)
         with contextlib.suppress(OSError):  # there are no more
             while True:

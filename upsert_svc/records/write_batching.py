@@ -108,7 +108,8 @@ class _Room:
 
     def require(self, account_id: int) -> None:
         """Raises ServiceUnavailable when there is none for a write of the account."""
-        (writes, characters), (all_writes, all_characters) = self._taken_by[account_id], self._taken
+        writes, characters = self._taken_by.get(account_id, (0, 0))  # which keeps no account that is idle
+        all_writes, all_characters = self._taken
         if (
             writes >= self._writes // 2
             or all_writes >= self._writes
