@@ -27,7 +27,7 @@ HOLD_MS = 500.0  # on a machine that has other things to do as well; 250 on an i
 DECIMALS = b"[" + b",".join([b"1.5"] * 64_000) + b"]"
 JOB_DECIMALS = b"[" + b",".join([b"1.5"] * 40_000) + b"]"
 KEYS = json.dumps({f"unknown_{number}": 1 for number in range(14_000)}).encode()
-LISTS = b"[" + b",".join([b"[]"] * 80_000) + b"]"
+LISTS = b"[" + b",".join([b"[]"] * 75_000) + b"]"
 JOB_LISTS = b"[" + b",".join([b"[]"] * 50_000) + b"]"
 
 
