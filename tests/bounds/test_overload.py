@@ -55,12 +55,7 @@ async def _offered(service: Served, sent: Callable[[], bytes], a_second: float) 
     return answers
 
 
-TOO_SLOW = pytest.mark.xfail(
-    strict=False, reason="large writes fall to about half where refused ones come by the thousand a second"
-)
-
-
-@pytest.mark.parametrize("kind", ["small", pytest.param("large", marks=TOO_SLOW)])
+@pytest.mark.parametrize("kind", ["small", "large"])
 async def test_ten_times_what_can_be_done_leaves_what_is_done(cluster: Cluster, kind: str) -> None:
     async with served(await cluster.new_database()) as service:
 

@@ -98,6 +98,13 @@ class Answering:
     def megabytes(self) -> float:
         return psutil.Process(self.process.pid).memory_info().rss / (1 << 20)
 
+    def sinks_to(self, megabytes: float) -> bool:
+        """Whether no more than that is held a moment later; memory is freed when the loop turns again."""
+        until = time.monotonic() + 1
+        while (is_over := self.megabytes() >= megabytes) and time.monotonic() < until:
+            time.sleep(0.02)
+        return not is_over
+
     def seconds_of_work(self) -> float:
         times = psutil.Process(self.process.pid).cpu_times()
         return times.user + times.system

@@ -507,3 +507,19 @@ async def test_however_a_connection_ends_nothing_of_it_is_counted_any_more(
     await asyncio.sleep(0)  # what is done when a task has ended
     assert (traffic.received_bytes, traffic.head_bytes, traffic.admission.count) == (0, 0, 0)
     assert not any((traffic.silent, traffic.kept, traffic.lingering, state.connections, state.tasks))
+
+
+@pytest.mark.parametrize("sent", [GET % b"x", b"POST /x HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"])
+async def test_who_is_still_to_be_told_of_a_refusal_is_told_when_the_connection_ends(sent: bytes) -> None:
+    kept, state = Kept(), ServerState()
+    config = uvicorn.Config(app, lifespan="off", **server.options(shutdown_timeout_seconds=1))
+    protocol = Hasty(config, state, {limits.STATE: limits.Limits(requests=0)})
+    protocol.connection_made(kept)
+    protocol.get_buffer(-1)[: len(sent)] = sent
+    protocol.buffer_updated(len(sent))
+    assert not kept.written
+    protocol.shutdown()
+    protocol.shutdown()
+    assert kept.is_closed
+    assert [said[:13] for said in kept.written] == [b"HTTP/1.1 503 "]
+    protocol.connection_lost(None)

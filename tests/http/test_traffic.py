@@ -1,11 +1,13 @@
 """The counts of all connections by themselves: whose turn it is to go, and when."""
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
 
 from upsert_svc.http import traffic
-from upsert_svc.http.traffic import Admission, UnsentAnswers, ticks
+from upsert_svc.http.limits import Limits
+from upsert_svc.http.traffic import Admission, Traffic, UnsentAnswers, ticks
 
 MEGABYTE = 1 << 20
 
@@ -17,6 +19,8 @@ class Client:
     size: int
     bytes_a_tick: int = 0
     is_cut_off: bool = False
+    is_told: bool = False
+    is_hung_up: bool = False
 
     def untaken_bytes(self) -> int:
         return self.size
@@ -28,13 +32,16 @@ class Client:
         self.size -= min(self.size, self.bytes_a_tick)
 
     def hang_up(self) -> None:
-        raise AssertionError
+        self.is_hung_up = True
 
     def cut_off(self) -> None:
         self.is_cut_off = True
 
     def go_on(self) -> None:
         raise AssertionError
+
+    def refuse(self) -> None:
+        self.is_told = True
 
 
 def ticks_until_cut_off(unsent: UnsentAnswers, client: Client) -> int | None:
@@ -132,3 +139,29 @@ def test_only_so_many_credentials_are_remembered(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(traffic, "_KNOWN_CREDENTIALS", 3)
     admission = good(100, *range(1, 6))
     assert [admission.admit(credential) for credential in range(1, 6)] == [0, 0, 3, 4, 5]
+
+
+async def test_refused_callers_are_told_a_few_at_a_time_and_all_within_a_second() -> None:
+    counts, told = Traffic(Limits(), asyncio.get_running_loop(), set()), list[int]()
+    clients = [Client(0) for _ in range(traffic.REFUSALS_AT_A_TICK * 6)]
+    for client in clients:
+        counts.refuse_soon(client)
+    for _ in range(traffic.REFUSAL_TICKS):
+        counts.on_tick()
+        told.append(sum(client.is_told for client in clients))
+    each = traffic.REFUSALS_AT_A_TICK
+    assert told == [each, 2 * each, 3 * each, 6 * each]
+    assert traffic.REFUSAL_TICKS * traffic.TICK_SECONDS <= 1
+
+
+async def test_who_is_still_to_be_told_of_a_refusal_makes_room_for_another_connection() -> None:
+    client, other = Client(0), Client(0)
+    counts = Traffic(Limits(connections=1), asyncio.get_running_loop(), {client})
+    assert not counts.has_room()
+    for refused in (client, other):
+        counts.refuse_soon(refused)
+    counts.forget_refused(other)
+    assert counts.has_room()
+    assert client.is_hung_up
+    assert not counts.has_room()
+    assert not other.is_hung_up

@@ -490,7 +490,7 @@ async def a_stop_with_callers_retried_individually(api: Api) -> list[int]:
                 asyncio.create_task(api.upsert(key, {"name": f"n{n}"}, external_id="same")) for n in range(3)
             ]
             await queued(api, 3)
-        while not write_batcher._retries:  # noqa: ASYNC110
+        while not write_batcher._individual:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         await write_batcher.stop()

@@ -21,7 +21,7 @@ LINGER_SECONDS = 1
 LINGER_BYTES = 1 << 20
 
 # Why reading is paused; a sum of these
-FOR_PIPELINE, FOR_BODY, FOR_ANSWER = 1, 2, 4
+FOR_PIPELINE, FOR_BODY, FOR_ANSWER, FOR_REFUSAL = 1, 2, 4, 8
 
 _AT_ONCE = struct.pack("ii", 1, 0)
 _TURNED_AWAY = ready_answer(503, ServiceUnavailable("Too many connections are open just now"), is_last=True)
@@ -60,6 +60,10 @@ class BoundedConnection(asyncio.BufferedProtocol):
         """Takes up some of what was kept."""
         raise NotImplementedError
 
+    def refuse(self) -> None:
+        """Answers what was refused a moment ago."""
+        raise NotImplementedError
+
     def _lost(self) -> None:
         """Ends what is under way; nobody is there any more."""
         raise NotImplementedError
@@ -87,6 +91,7 @@ class BoundedConnection(asyncio.BufferedProtocol):
         self._connections.discard(self)
         self._traffic.lingering.discard(self)
         self._traffic.unsent.forget(self)
+        self._traffic.forget_refused(self)
         self._leave_idle()
         self._drop_rest()
         self.is_clogged = False
@@ -124,7 +129,7 @@ class BoundedConnection(asyncio.BufferedProtocol):
         self._deadline = self._traffic.tick + ticks(LINGER_SECONDS)
         self._watch_unsent()
         self._transport.write_eof()
-        self._resume(FOR_PIPELINE | FOR_BODY | FOR_ANSWER)
+        self._resume(FOR_PIPELINE | FOR_BODY | FOR_ANSWER | FOR_REFUSAL)
 
     # Time
 

@@ -18,7 +18,7 @@ from upsert_svc.asgi import TAKEN, WAITED_SECONDS
 from upsert_svc.errors import BadRequest, ServiceUnavailable
 from upsert_svc.http import limits
 from upsert_svc.http.answers import ready_answer
-from upsert_svc.http.connection import FOR_BODY, FOR_PIPELINE, BoundedConnection
+from upsert_svc.http.connection import FOR_BODY, FOR_PIPELINE, FOR_REFUSAL, BoundedConnection
 from upsert_svc.http.exchange import DELIVERED_BYTES, Exchange
 from upsert_svc.http.parser import INVALID, Refused, RequestParser
 from upsert_svc.http.traffic import HEAD_BYTES, RECEIVED_BYTES, TICK_SECONDS, Traffic
@@ -85,6 +85,12 @@ class BoundedHttp(BoundedConnection):
         if self._exchange is not None:
             self._exchange.keep_alive = False
 
+    def hang_up(self) -> None:
+        """Closes it; whoever is still to be told of a refusal is told now."""
+        if self._refusal:
+            self.write(_REFUSED_AND_CLOSED)
+        super().hang_up()
+
     def give_up(self) -> None:
         """Cuts off a client that has yet to take its answer, or to send its request."""
         if self._exchange is None or self._exchange.is_begun:
@@ -141,8 +147,8 @@ class BoundedHttp(BoundedConnection):
             self._refuse(refused)
 
     def _is_busy(self) -> bool:
-        """Whether the next request has to wait: one is under way, or its answer is not taken."""
-        return self._exchange is not None or self.is_clogged
+        """Whether the next request has to wait: for the end of another one, or until its answer is taken."""
+        return self._exchange is not None or self.is_clogged or bool(self._refusal)
 
     def go_on(self) -> None:
         if self._is_closed or not self._rest or (self._parser.is_in_head and self._is_busy()):
@@ -222,26 +228,52 @@ class BoundedHttp(BoundedConnection):
             self._exchange.end_body()
             return
         self._count_head(0)
-        if self._refusal:
-            refusal, self._refusal = self._refusal, b""
-            self.write(refusal)
-        self._await_request()
+        if not self._refusal:
+            self._await_request()
+        elif not self._pauses & FOR_REFUSAL:
+            self._finish_refusal()
 
     def _refuse_for_now(self) -> None:
-        """Answers without the application. A small body is read, so that the connection can be kept."""
+        """Answers without the application, after a moment.
+
+        Until then no more is read: callers who ask again at once would have themselves refused by the
+        thousand, in the time of those whose requests can be handled.
+        """
         parser, traffic = self._parser, self._traffic
         traffic.refused.add(traffic.tick)
         can_be_kept = parser.keeps_alive and not traffic.is_draining and not parser.expects_continue
-        if can_be_kept and parser.method != "HEAD" and (parser.length or 0) <= SMALL_BODY_BYTES:
-            self._refusal = _REFUSED
-            self._await_unwanted_body()
-        else:
-            self.write(_REFUSED_AND_CLOSED)
+        # a small body is read, so that the connection can be kept
+        is_kept = can_be_kept and parser.method != "HEAD" and (parser.length or 0) <= SMALL_BODY_BYTES
+        self._refusal = _REFUSED if is_kept else _REFUSED_AND_CLOSED
+        self._await_unwanted_body()
+        self._pause(FOR_REFUSAL)
+        traffic.refuse_soon(self)
+
+    def refuse(self) -> None:
+        """Answers a request that was refused, as soon as it has come to its end."""
+        if self._is_closed:
+            return
+        self._resume(FOR_REFUSAL)
+        if self._refusal is _REFUSED_AND_CLOSED:
+            self._write_refusal()
             self._linger()
+        elif self._parser.is_in_head:
+            self._finish_refusal()
+
+    def _write_refusal(self) -> None:
+        refusal, self._refusal = self._refusal, b""
+        self.write(refusal)
+
+    def _finish_refusal(self) -> None:
+        self._write_refusal()
+        self._await_request()
+        if self._rest:
+            self._traffic.take_turn(self)
 
     def _refuse(self, refused: Refused) -> None:
         """Answers what is no request, or no longer one, in the shape of every other error, and hangs up."""
         self._traffic.broken.add(self._traffic.tick)
+        self._refusal = b""
         exchange = self._exchange
         if exchange is not None:
             self._lose_exchange()

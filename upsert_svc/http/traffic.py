@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import resource
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection
 from typing import Protocol
 
@@ -20,6 +20,8 @@ READ_BYTES = 64 << 10  # at a time
 SMALL_READ_BYTES = 4 << 10  # the same, where RECEIVED_BYTES are held
 RECEIVED_BYTES = 16 << 20  # of bodies and waiting requests that are not taken yet
 HEAD_BYTES = 16 << 20  # of the request lines and headers that are large
+REFUSALS_AT_A_TICK = 50  # told to their callers, who may send the next request at once
+REFUSAL_TICKS = 4  # before all are told
 TURNS_AT_A_TIME = 4  # uvloop accepts one connection between two of them
 UNSENT_BYTES = 32 << 20  # of the answers that clients do not take
 LEAST_BYTES_PER_SECOND = 64 << 10  # of an answer that a client must take
@@ -56,6 +58,9 @@ class Connection(Protocol):
 
     def go_on(self) -> None:
         """Takes up some of what has come and is not parsed yet."""
+
+    def refuse(self) -> None:
+        """Answers what was refused a moment ago."""
 
 
 class Notice:
@@ -219,6 +224,7 @@ class Traffic:
         self._loop = loop
         self._connections = connections
         self._is_ticking = False
+        self._refused: OrderedDict[Connection, int] = OrderedDict()  # are to be told, since which tick
         self._waiting: deque[Connection] = deque()  # have more to parse
         self._gives_turns = False
 
@@ -239,17 +245,26 @@ class Traffic:
         if self._gives_turns:
             self._loop.call_soon(self._give_turns)
 
+    def refuse_soon(self, connection: Connection) -> None:
+        """Has a connection tell at a next tick that its request is refused."""
+        self._refused[connection] = self.tick
+
+    def forget_refused(self, connection: Connection) -> None:
+        self._refused.pop(connection, None)
+
     def start(self) -> None:
         """Has the clock run while there are connections."""
         if not self._is_ticking:
             self._is_ticking = True
-            self._loop.call_later(TICK_SECONDS, self._on_tick)
+            self._loop.call_later(TICK_SECONDS, self.on_tick)
 
-    def _on_tick(self) -> None:
+    def on_tick(self) -> None:
+        """Ends what has had its time; the loop calls it again and again."""
         self._is_ticking = False
         self.tick += 1
         if self._connections:
             self.start()
+        self._tell_refused()
         for connection in list(self._connections):
             connection.on_tick(self.tick)
         self.unsent.on_tick(self.tick)
@@ -257,6 +272,16 @@ class Traffic:
             notice.flush(self.tick)
         if self.tick % _FILES_TICKS == 0 and _are_files_used_up():
             self._files.add(self.tick)
+
+    def _tell_refused(self) -> None:
+        """Tells those who came first, and all who have waited for long."""
+        told = 0
+        while self._refused and (
+            told < REFUSALS_AT_A_TICK or self.tick - next(iter(self._refused.values())) >= REFUSAL_TICKS
+        ):
+            connection, _ = self._refused.popitem(last=False)
+            connection.refuse()
+            told += 1
 
     def has_room(self) -> bool:
         """Whether one more connection may stay. If need be the one that has been idle for longest goes."""
@@ -270,6 +295,10 @@ class Traffic:
         return len(self.lingering) < LINGERING_CONNECTIONS
 
     def _make_room(self) -> bool:
+        if self._refused:
+            connection, _ = self._refused.popitem(last=False)
+            connection.hang_up()
+            return True
         for idle, least_ticks in ((self.silent, 1), (self.kept, _KEPT_IDLE_TICKS)):
             oldest = next(iter(idle), None)
             if oldest is not None and self.tick - idle[oldest] > least_ticks:

@@ -6,11 +6,12 @@ happened: an upsert is safe to send again), and while the service stops.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import math
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -18,13 +19,18 @@ from typing import Protocol
 
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Connections, Pool, Row, is_open
-from upsert_svc.db.turns import CALLER
+from upsert_svc.db.turns import CALLER, Turns
 from upsert_svc.errors import ServiceError, ServiceUnavailable, is_definite, translated
 from upsert_svc.records.values import By, WriteRow
 
 BATCH_LIMIT = 64
-BATCH_CHARACTERS = 64 * 1024  # of the fields sent; merging large documents takes time that others would wait
+BATCH_COST = 128 * 1024  # of the writes of a batch but the last: time that others wait
+LONE_COST = 64 * 1024  # of a write that goes by itself
+LONE_WRITES = 2  # at a time, of an account one
 QUEUE_CHARACTERS = 16 * 1024 * 1024  # of the fields sent, in all writes that wait
+_PLAIN_CHARACTERS = 1000  # of a patch that costs what it is long
+_KEYS_INCLUDED = 100
+_KEY_COST, _OBJECT_COST = 100, 500
 _EXPIRY_SECONDS = 0.25  # between looks for writes that have waited too long
 _SQL = statements.load("records")
 _POSITION = itemgetter("position")
@@ -43,18 +49,27 @@ def statement(account_id: int, by: By, writes: Iterable[WriteRow]) -> tuple[obje
     )
 
 
+def cost(patch: str) -> int:
+    """The work of a patch, in characters of text. Documents are merged key by key, and object by object."""
+    if len(patch) <= _PLAIN_CHARACTERS:
+        return len(patch)
+    keys, objects = patch.count('":'), patch.count("{")
+    return len(patch) + _KEY_COST * max(0, keys - _KEYS_INCLUDED) + _OBJECT_COST * max(0, objects - 1)
+
+
 @dataclass(slots=True)
 class _Waiting:
-    """A caller's write, the future of its row, and until when it may wait, by the loop's clock."""
+    """A caller's write, the future of its row, until when it may wait by the loop's clock, and its cost."""
 
     write: WriteRow
     row: asyncio.Future[Row]
     deadline: float = math.inf
+    cost: int = 0
 
     def is_in_time(self, now: float) -> bool:
         """Whether somebody still waits for it; whoever has waited for too long is told so."""
         if self.deadline <= now:
-            self.fail(ServiceUnavailable("The write has waited too long and was not written"))
+            self.fail(_too_late())
         return not self.row.done()
 
     def fail(self, error: Exception) -> None:
@@ -191,13 +206,13 @@ class _Queue:
 
 def _in_turn(objects: OrderedDict[int, deque[_Waiting]]) -> Iterator[_Waiting]:
     """At most a batch of writes, one of each object in turn; takes them out."""
-    characters = 0
+    spent = 0
     for _ in range(BATCH_LIMIT):
-        if not objects or characters > BATCH_CHARACTERS:
+        if not objects or spent > BATCH_COST:
             return
         object_id, queue = objects.popitem(last=False)
         item = queue.popleft()
-        characters += len(item.write.patch)
+        spent += item.cost
         yield item
         if queue:
             objects[object_id] = queue
@@ -225,7 +240,7 @@ class WriteBatcher:
 
     A statement that fails as a whole, or that waits for a lock longer than it may here, wrote nothing; its
     writes are then retried individually over the ordinary pool: only the culprit fails, and nothing waits
-    behind it.
+    behind it. There goes also what takes long, like merging a document of a thousand objects.
     """
 
     def __init__(
@@ -241,10 +256,11 @@ class WriteBatcher:
         self._pool = pool
         self._connection_count = connection_count
         self._queue = _Queue(queue_limit)
+        self._lone_turns = Turns(LONE_WRITES, most=LONE_WRITES // 2, waiting_limit=queue_limit)
         self._wait_seconds = wait_seconds
         self._expiry: asyncio.TimerHandle | None = None
         self._running: list[asyncio.Task[None]] = []
-        self._retries: dict[asyncio.Task[None], Sequence[_Waiting]] = {}
+        self._individual: dict[asyncio.Task[None], Sequence[_Waiting]] = {}
         self._is_stopping = False
 
     def start(self) -> None:
@@ -256,10 +272,10 @@ class WriteBatcher:
         self._is_stopping = True
         if self._expiry is not None:
             self._expiry.cancel()
-        retried = [item for items in self._retries.values() for item in items]
-        for task in (*self._running, *self._retries):
+        retried = [item for items in self._individual.values() for item in items]
+        for task in (*self._running, *self._individual):
             task.cancel()
-        await asyncio.gather(*self._running, *self._retries, return_exceptions=True)
+        await asyncio.gather(*self._running, *self._individual, return_exceptions=True)
         for item in (*retried, *(item for batch in self._queue.drain() for item in batch.items)):
             item.fail(_stopping())
 
@@ -272,7 +288,12 @@ class WriteBatcher:
         if self._is_stopping:
             raise _stopping()
         loop = asyncio.get_running_loop()
-        item = _Waiting(write, loop.create_future(), loop.time() + self._wait_seconds)
+        deadline = loop.time() + self._wait_seconds
+        item = _Waiting(write, loop.create_future(), deadline, cost(write.patch))
+        if item.cost > LONE_COST:
+            async with self._lone_turn(account_id, item):
+                self._send_individually(_Batch(account_id, by, [item]))
+                return await item.row
         self._queue.put(account_id, by, item)
         if self._expiry is None:
             self._expiry = loop.call_later(_EXPIRY_SECONDS, self._expire)
@@ -281,6 +302,23 @@ class WriteBatcher:
     def require_room(self, account_id: int) -> None:
         """Raises ServiceUnavailable when a write of the account would be refused, whatever it is."""
         self._queue.room.require(account_id)
+
+    @contextlib.asynccontextmanager
+    async def _lone_turn(self, account_id: int, item: _Waiting) -> AsyncIterator[None]:
+        room = self._queue.room
+        room.require(account_id)
+        room.enter(account_id, item.write)
+        try:
+            async with asyncio.timeout(None if math.isinf(self._wait_seconds) else self._wait_seconds):
+                await self._lone_turns.take(account_id)
+        except TimeoutError:
+            raise _too_late() from None
+        finally:
+            room.leave(account_id, item.write)
+        try:
+            yield
+        finally:
+            self._lone_turns.give_back(account_id)
 
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
@@ -297,9 +335,9 @@ class WriteBatcher:
                         if is_open(connection):
                             await self._send(connection, batch)
                         else:
-                            self._retry_individually(batch)
+                            self._send_individually(batch)
             except ServiceError:  # there is no connection; the ordinary pool will say so, or have one again
-                self._retry_individually(await self._queue.next())
+                self._send_individually(await self._queue.next())
             except Exception:
                 _log.exception("a batch connection was lost and is opened again")
                 await asyncio.sleep(0.1)
@@ -315,36 +353,36 @@ class WriteBatcher:
             raise
         except Exception as error:
             if is_definite(error):
-                self._retry_individually(batch)
+                self._send_individually(batch)
             else:
                 batch.fail(translated(error) or error)
 
-    def _retry_individually(self, batch: _Batch) -> None:
+    def _send_individually(self, batch: _Batch) -> None:
         """Has the writes of a batch sent one by one, beside the batch connection."""
         context = contextvars.copy_context()
         context.run(CALLER.set, batch.account_id)
         for items in batch.by_identifier():
-            retry = self._retry_in_order(batch.account_id, batch.by, items)
+            retry = self._send_in_order(batch.account_id, batch.by, items)
             task = asyncio.create_task(retry, context=context)
-            self._retries[task] = items
+            self._individual[task] = items
             for item in items:  # whose callers go on waiting
                 self._queue.room.enter(batch.account_id, item.write)
-            task.add_done_callback(partial(self._end_retries, batch.account_id))
+            task.add_done_callback(partial(self._forget_individual, batch.account_id))
 
-    def _end_retries(self, account_id: int, task: asyncio.Task[None]) -> None:
-        for item in self._retries.pop(task):
+    def _forget_individual(self, account_id: int, task: asyncio.Task[None]) -> None:
+        for item in self._individual.pop(task):
             self._queue.room.leave(account_id, item.write)
 
-    async def _retry_in_order(self, account_id: int, by: By, items: Sequence[_Waiting]) -> None:
+    async def _send_in_order(self, account_id: int, by: By, items: Sequence[_Waiting]) -> None:
         unavailable: ServiceUnavailable | None = None
         loop = asyncio.get_running_loop()
         for item in items:
             if unavailable is not None:  # what kept the first from its record keeps the others too
                 item.fail(unavailable)
             elif item.is_in_time(loop.time()):
-                unavailable = await self._retry(account_id, by, item)
+                unavailable = await self._send_one(account_id, by, item)
 
-    async def _retry(self, account_id: int, by: By, item: _Waiting) -> ServiceUnavailable | None:
+    async def _send_one(self, account_id: int, by: By, item: _Waiting) -> ServiceUnavailable | None:
         """Settles one write; answers what stood in its way where that is likely to last."""
         try:
             item.settle(await self._pool.retrying(_operation(account_id, by, item.write)))
@@ -362,6 +400,10 @@ def _operation(account_id: int, by: By, write: WriteRow) -> Callable[[Connection
         return row
 
     return operation
+
+
+def _too_late() -> ServiceUnavailable:
+    return ServiceUnavailable("The write has waited too long and was not written")
 
 
 def _stopping() -> ServiceUnavailable:
