@@ -18,8 +18,8 @@ from tests.support.faults import lossy_address
 from tests.support.harness import Api, Cluster, record_of, running
 from upsert_svc import errors
 from upsert_svc.db.pools import Connection, Database, Pool, connected
-from upsert_svc.db.turns import CALLER
 from upsert_svc.settings import Settings
+from upsert_svc.turns import CALLER
 
 
 @pytest.fixture

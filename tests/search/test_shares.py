@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.batches import account_id, answered, of_another_account
 from tests.support.harness import Api, Cluster, record_of, running
-from upsert_svc.db.turns import CALLER
 from upsert_svc.search import planner
+from upsert_svc.turns import CALLER
 
 RECORDS = "/custom_objects/{key}/records"
 READS_ALL: list[tuple[str, str, Any]] = [

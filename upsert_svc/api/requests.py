@@ -20,13 +20,13 @@ from upsert_svc.accounts import auth
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.api import request_body
 from upsert_svc.asgi import TAKEN, WAITED_SECONDS
-from upsert_svc.db.turns import CALLER
 from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooManyValues, shortened
 from upsert_svc.heavy_work import HEAVY_BYTES
 from upsert_svc.memory import Held
 from upsert_svc.paging import PAGE_SIZE_LIMIT, PageRequest
 from upsert_svc.service import Service
 from upsert_svc.settings import Network
+from upsert_svc.turns import CALLER
 
 _PRINCIPAL = "upsert_svc.principal"  # in the scope, which is the request's own
 _HELD = "upsert_svc.held"  # the memory of a page, until it is sent

@@ -17,8 +17,8 @@ import databases
 
 from upsert_svc import errors
 from upsert_svc.db.connections import ServiceConnection
-from upsert_svc.db.turns import CALLER, Turns
 from upsert_svc.settings import Settings
+from upsert_svc.turns import CALLER, Turns
 
 Result = TypeVar("Result")
 Row = Any  # of the driver: a mapping of its columns, and a sequence of their values

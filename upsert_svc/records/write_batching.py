@@ -19,9 +19,9 @@ from typing import Protocol
 
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Connections, Pool, Row, is_open
-from upsert_svc.db.turns import CALLER, Turns
 from upsert_svc.errors import ServiceError, ServiceUnavailable, is_definite, translated
 from upsert_svc.records.values import By, WriteRow
+from upsert_svc.turns import CALLER, Turns
 
 BATCH_LIMIT = 64
 BATCH_COST = 128 * 1024  # of the writes of a batch but the last: time that others wait

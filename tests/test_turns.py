@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from upsert_svc.db.turns import Turns
 from upsert_svc.errors import ServiceUnavailable
+from upsert_svc.turns import Turns
 
 
 class _Callers:
