@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.bounds.callers import RECORDS as PATH
-from tests.bounds.callers import Connection, Served, asking, counts, request, served, upsert
+from tests.bounds.callers import ROUNDS, Connection, Served, asking, counts, request, served, upsert
 
 pytestmark = pytest.mark.bounds
 
-KILLS = 5
 WRITING_AGAIN_SECONDS = 5.0
 _numbers = itertools.count()
 
@@ -43,7 +42,7 @@ async def test_an_embedded_server_that_is_killed_is_soon_back_and_nothing_is_los
 
         took: list[float] = []
         async with asking(service.port, sent, callers=1) as answers:
-            for _ in range(KILLS):
+            for _ in range(ROUNDS):
                 await asyncio.sleep(1)
                 os.kill(_postmaster(data_dir), signal.SIGKILL)
                 took.append(await _until_written(service))
