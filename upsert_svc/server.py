@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import socket
 import sys
 import warnings
@@ -38,6 +39,7 @@ _ADVICE = {
     errno.EADDRINUSE: "Another process listens there: end it, or choose another port with --port.",
     errno.EACCES: "Ports below 1024 are for root: choose another one with --port.",
 }
+_log = logging.getLogger(__name__)
 
 
 class AddressTaken(Exception):
@@ -101,6 +103,14 @@ class _Worker(multiprocess.Process):
 
 class _Supervisor(multiprocess.Multiprocess):
     """Keeps worker processes alive, and ends them."""
+
+    def keep_subprocess_alive(self) -> None:
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        for ended, started in zip(before, self.processes, strict=True):
+            if ended is not started:
+                what = "the worker %d ended (%s); %d takes its place"
+                _log.warning(what, ended.pid, ended.exitcode, started.pid)
 
     def terminate_all(self) -> None:
         for each in self.sockets:  # or what connects when all workers have closed theirs waits for nobody

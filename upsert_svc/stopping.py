@@ -50,6 +50,7 @@ class GracefulServer(uvicorn.Server):
             await application.refuse_waiting()
             if not await self._has_ended(_REFUSAL_SECONDS):
                 await self._cut_off()
+        traffic_of(self.server_state).end()
         if not self.force_exit:
             await self.lifespan.shutdown()
 

@@ -189,7 +189,11 @@ def test_a_data_directory_that_is_gone_does_not_come_back_empty(
         server.stop()
     finally:
         signal.signal(signal.SIGTERM, before)
+    with pytest.raises(EmbeddedError, match="to begin with an empty database"):
+        start(tmp_path / "pg", durable=False)
     assert not (tmp_path / "pg/cluster").exists()
+    shutil.move(tmp_path / "moved", tmp_path / "pg/cluster")
+    start(tmp_path / "pg", durable=False).stop()
 
 
 def script_of(script: str, *arguments: object, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:

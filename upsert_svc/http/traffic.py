@@ -64,20 +64,20 @@ class Connection(Protocol):
 
 
 class Notice:
-    """A warning that is logged at most once a minute, with how often there was cause."""
+    """A warning that is logged at once, and then once a minute with how often there was cause since."""
 
     def __init__(self, message: str) -> None:
         self._message = message
         self._count = 0
-        self._quiet_until = 0
+        self._quiet_until = 0.0
 
     def add(self, tick: int) -> None:
         self._count += 1
         self.flush(tick)
 
-    def flush(self, tick: int) -> None:
+    def flush(self, tick: float) -> None:
         if self._count and tick >= self._quiet_until:
-            _log.warning(self._message, self._count)
+            _log.warning(f"{self._message} (since the last such line)", self._count)
             self._count = 0
             self._quiet_until = tick + _LOG_TICKS
 
@@ -152,7 +152,7 @@ class UnsentAnswers:
         self._timeout_ticks = ticks(timeout_seconds)
         self._by_connection: dict[Connection, _Unsent] = {}
         self._held = 0
-        self._notice = Notice("%d clients that did not take their answers were cut off")
+        self._notice = Notice("clients that did not take their answers were cut off: %d")
 
     def watch(self, connection: Connection, tick: int) -> None:
         """Gives a connection its time; where all hold too much, whoever has not moved for longest goes."""
@@ -215,11 +215,12 @@ class Traffic:
         self.lingering: set[Connection] = set()
         self.admission = Admission(limits.requests)
         self.unsent = UnsentAnswers(limits.write_timeout_seconds)
-        self.broken = Notice("%d times what came was no HTTP, or too large; it was refused")
-        self.refused = Notice(f"{limits.requests} requests are under way, or a caller's share: %d got a 503")
-        self._turned_away = Notice(f"{limits.connections} connections are open: %d more were turned away")
-        self._made_room = Notice(f"{limits.connections} connections are open: %d idle ones were closed")
-        self._files = Notice("nearly all files that may be open are open, seen %d times")
+        self.broken = Notice("requests that were no HTTP, or too large, were refused: %d")
+        self.refused = Notice(f"{limits.requests} requests are under way, or a caller's share; told 503: %d")
+        self._turned_away = Notice(f"{limits.connections} connections are open; turned away: %d")
+        self._made_room = Notice(f"{limits.connections} connections are open; idle ones that were closed: %d")
+        self._files = Notice("nearly all files that may be open are open; times seen: %d")
+        self._notices = (self.broken, self.refused, self._turned_away, self._made_room, self._files)
         self._limit = limits.connections
         self._loop = loop
         self._connections = connections
@@ -268,10 +269,15 @@ class Traffic:
         for connection in list(self._connections):
             connection.on_tick(self.tick)
         self.unsent.on_tick(self.tick)
-        for notice in (self.broken, self.refused, self._turned_away, self._made_room):
+        for notice in self._notices:
             notice.flush(self.tick)
         if self.tick % _FILES_TICKS == 0 and _are_files_used_up():
             self._files.add(self.tick)
+
+    def end(self) -> None:
+        """Logs what was counted since the last lines."""
+        for notice in self._notices:
+            notice.flush(math.inf)
 
     def _tell_refused(self) -> None:
         """Tells those who came first, and all who have waited for long."""
