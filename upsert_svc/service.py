@@ -66,7 +66,7 @@ class Service:
         """The same core, whose writes take part in the transaction of a connection."""
         return _assembled(
             self.database.pinned(connection),
-            Direct(connection),
+            Direct(connection, self.write_batcher.lone_writes),
             settings=self.settings,
             authenticate=self.authenticate,
             cursors=self.cursors,
@@ -114,7 +114,7 @@ def _assembled(
     memory: Memory,
     heavy_work: HeavyWork,
 ) -> Service:
-    records = Records(database, definitions, writer, reader)
+    records = Records(database, definitions, writer, reader, write_batcher.lone_writes)
     return Service(
         settings=settings,
         database=database,

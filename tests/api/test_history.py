@@ -340,7 +340,10 @@ async def test_an_export_waits_for_an_older_transaction_and_misses_nothing_of_it
         early = await export(api, key)
         assert names(early) == []
         database = service.database.pinned(connection)
-        slow = Records(database, service.definitions, Direct(connection), service.reader)
+        lone_writes = service.write_batcher.lone_writes
+        slow = Records(
+            database, service.definitions, Direct(connection, lone_writes), service.reader, lone_writes
+        )
         await slow.write(principal, key, WriteRequest(NEW, RecordPatch(name="earlier, committed last")))
         await transaction.commit()
     page = await export(api, key, cursor=early["after_cursor"])

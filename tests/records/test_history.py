@@ -160,8 +160,13 @@ async def test_a_change_is_shown_that_was_under_way_when_the_clock_went_back(set
     async with setup.api.running.sql() as connection:
         transaction = connection.transaction()
         await transaction.start()
+        lone_writes = service.write_batcher.lone_writes
         slow = Records(
-            service.database.pinned(connection), service.definitions, Direct(connection), service.reader
+            service.database.pinned(connection),
+            service.definitions,
+            Direct(connection, lone_writes),
+            service.reader,
+            lone_writes,
         )
         await slow.write(principal, setup.key, WriteRequest(NEW, RecordPatch(name="under way")))
         await setup.clock.shift(-HOUR)

@@ -3,9 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
-import orjson
 import pytest
 
 from tests.support import batches
@@ -169,42 +167,6 @@ async def test_what_takes_long_is_sent_in_small_batches() -> None:
     assert [(batch.account_id, len(batch.items)) for batch in batches] == [
         (1, 3), (2, 1), (1, 3), (1, 3), (1, 3),
     ]  # fmt: skip
-
-
-def test_a_patch_costs_its_length_and_more_for_many_keys_and_objects() -> None:
-    values: list[Any] = ["x" * 32_000, dict.fromkeys(map(str, range(2000)), 1), [{"a": {}}] * 500]
-    long, wide, deep = (orjson.dumps({"field": value}).decode() for value in values)
-    assert write_batching.cost('{"a":{"b":1}}') == 13
-    assert len(long) == write_batching.cost(long) < write_batching.LONE_COST
-    assert write_batching.cost(wide) > write_batching.LONE_COST
-    assert write_batching.cost(deep) > write_batching.LONE_COST
-
-
-async def test_what_takes_very_long_waits_for_no_batch_and_no_batch_waits_for_it(batching: Api) -> None:
-    key = await batching.new_object({"key": "doc", "type": "json", "title": "Doc"})
-    document = {f"k{number}": {"a": number} for number in range(400)}
-
-    def large(value: object) -> dict[str, object]:
-        return {"name": "Large", "custom_object_fields": {"doc": value}}
-
-    async with busy_connection(batching):
-        assert (await batching.upsert(key, large(document), external_id="large")).status_code == 200
-        again = await batching.upsert(key, large(document | {"k0": None}), external_id="large")
-    del document["k0"]
-    assert record_of(again)["custom_object_fields"]["doc"] == document
-
-
-async def test_of_what_takes_very_long_an_account_has_one_at_a_time(cluster: Cluster) -> None:
-    async with batching_service(cluster, write_wait_seconds=0.5) as api:
-        key = await api.new_object({"key": "doc", "type": "json", "title": "Doc"})
-        fields: dict[str, Any] = {"doc": {f"k{number}": {} for number in range(400)}}
-        turns = api.running.service.write_batcher._lone_turns
-        await turns.take(1)
-        late = await api.upsert(key, {"name": "Late", "custom_object_fields": fields}, external_id="late")
-        assert (late.status_code, late.headers["Retry-After"]) == (503, "1")
-        turns.give_back(1)
-        again = await api.upsert(key, {"name": "Late"}, external_id="late")
-    assert again.headers["Upsert-Result"] == "created"
 
 
 async def test_every_account_has_its_turn() -> None:

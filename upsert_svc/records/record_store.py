@@ -18,6 +18,7 @@ from upsert_svc.definitions.validator import dumped
 from upsert_svc.errors import PreconditionFailed, Problem, RecordInvalid, RecordNotFound
 from upsert_svc.payloads import RecordPatch
 from upsert_svc.records import write_batching
+from upsert_svc.records.lone_writes import LoneWrites
 from upsert_svc.records.read_batching import ReadBatcher
 from upsert_svc.records.rules import record_or_raise, require_findable, require_unique_names, validate
 from upsert_svc.records.values import (
@@ -51,11 +52,17 @@ class Records:
     """The records of all accounts; each call speaks for one Principal and stays in its account."""
 
     def __init__(
-        self, database: Database, definitions: Definitions, writer: Writer, reader: ReadBatcher
+        self,
+        database: Database,
+        definitions: Definitions,
+        writer: Writer,
+        reader: ReadBatcher,
+        lone_writes: LoneWrites,
     ) -> None:
         self._database = database
         self._definitions = definitions
         self._writer = writer
+        self._lone_writes = lone_writes
         self._reader = reader
 
     async def write(self, principal: Principal, object_key: str, change: WriteRequest) -> WriteResult:
@@ -94,9 +101,10 @@ class Records:
     async def _write(self, account_id: int, change: WriteRequest, write: WriteRow) -> Row:
         by = change.identifier.by
         if change.is_dry_run:
-            return await self._database.main.retrying(
-                lambda connection: _try_out(connection, account_id, by, write)
-            )
+            async with self._lone_writes.turn(account_id, write):
+                return await self._database.main.retrying(
+                    lambda connection: _try_out(connection, account_id, by, write)
+                )
         return await self._writer.write(account_id, by, write)
 
     async def delete(

@@ -6,12 +6,12 @@ happened: an upsert is safe to send again), and while the service stops.
 """
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import math
+import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -20,17 +20,13 @@ from typing import Protocol
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Connections, Pool, Row, is_open
 from upsert_svc.errors import ServiceError, ServiceUnavailable, is_definite, translated
+from upsert_svc.records.lone_writes import LoneWrites, cost, too_late
 from upsert_svc.records.values import By, WriteRow
-from upsert_svc.turns import CALLER, Turns
+from upsert_svc.turns import CALLER
 
 BATCH_LIMIT = 64
 BATCH_COST = 128 * 1024  # of the writes of a batch but the last: time that others wait
-LONE_COST = 64 * 1024  # of a write that goes by itself
-LONE_WRITES = 2  # at a time, of an account one
 QUEUE_CHARACTERS = 16 * 1024 * 1024  # of the fields sent, in all writes that wait
-_PLAIN_CHARACTERS = 1000  # of a patch that costs what it is long
-_KEYS_INCLUDED = 100
-_KEY_COST, _OBJECT_COST = 100, 500
 _EXPIRY_SECONDS = 0.25  # between looks for writes that have waited too long
 _SQL = statements.load("records")
 _POSITION = itemgetter("position")
@@ -49,14 +45,6 @@ def statement(account_id: int, by: By, writes: Iterable[WriteRow]) -> tuple[obje
     )
 
 
-def cost(patch: str) -> int:
-    """The work of a patch, in characters of text. Documents are merged key by key, and object by object."""
-    if len(patch) <= _PLAIN_CHARACTERS:
-        return len(patch)
-    keys, objects = patch.count('":'), patch.count("{")
-    return len(patch) + _KEY_COST * max(0, keys - _KEYS_INCLUDED) + _OBJECT_COST * max(0, objects - 1)
-
-
 @dataclass(slots=True)
 class _Waiting:
     """A caller's write, the future of its row, until when it may wait by the loop's clock, and its cost."""
@@ -69,7 +57,7 @@ class _Waiting:
     def is_in_time(self, now: float) -> bool:
         """Whether somebody still waits for it; whoever has waited for too long is told so."""
         if self.deadline <= now:
-            self.fail(_too_late())
+            self.fail(too_late())
         return not self.row.done()
 
     def fail(self, error: Exception) -> None:
@@ -228,11 +216,13 @@ class Writer(Protocol):
 class Direct:
     """Takes each write over one connection at once: it is part of whatever transaction is open there."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, lone_writes: LoneWrites) -> None:
         self._connection = connection
+        self._lone_writes = lone_writes
 
     async def write(self, account_id: int, by: By, write: WriteRow) -> Row:
-        return await self._connection.fetchrow(*statement(account_id, by, [write]))
+        async with self._lone_writes.turn(account_id, write):
+            return await self._connection.fetchrow(*statement(account_id, by, [write]))
 
 
 class WriteBatcher:
@@ -256,7 +246,7 @@ class WriteBatcher:
         self._pool = pool
         self._connection_count = connection_count
         self._queue = _Queue(queue_limit)
-        self._lone_turns = Turns(LONE_WRITES, most=LONE_WRITES // 2, waiting_limit=queue_limit)
+        self.lone_writes = LoneWrites(waiting_limit=queue_limit, wait_seconds=wait_seconds)
         self._wait_seconds = wait_seconds
         self._expiry: asyncio.TimerHandle | None = None
         self._running: list[asyncio.Task[None]] = []
@@ -290,8 +280,9 @@ class WriteBatcher:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait_seconds
         item = _Waiting(write, loop.create_future(), deadline, cost(write.patch))
-        if item.cost > LONE_COST:
-            async with self._lone_turn(account_id, item):
+        if self.lone_writes.takes_long(write):
+            self.require_room(account_id)
+            async with self.lone_writes.turn(account_id, write):
                 self._send_individually(_Batch(account_id, by, [item]))
                 return await item.row
         self._queue.put(account_id, by, item)
@@ -302,23 +293,6 @@ class WriteBatcher:
     def require_room(self, account_id: int) -> None:
         """Raises ServiceUnavailable when a write of the account would be refused, whatever it is."""
         self._queue.room.require(account_id)
-
-    @contextlib.asynccontextmanager
-    async def _lone_turn(self, account_id: int, item: _Waiting) -> AsyncIterator[None]:
-        room = self._queue.room
-        room.require(account_id)
-        room.enter(account_id, item.write)
-        try:
-            async with asyncio.timeout(None if math.isinf(self._wait_seconds) else self._wait_seconds):
-                await self._lone_turns.take(account_id)
-        except TimeoutError:
-            raise _too_late() from None
-        finally:
-            room.leave(account_id, item.write)
-        try:
-            yield
-        finally:
-            self._lone_turns.give_back(account_id)
 
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
@@ -344,8 +318,11 @@ class WriteBatcher:
 
     async def _send(self, connection: Connection, batch: _Batch) -> None:
         """Settles every write of the batch, whatever happens; raises nothing but a cancellation."""
+        begun = time.monotonic()
         try:
             rows = await connection.fetch(*batch.statement())
+            for item in batch.items:
+                self.lone_writes.note(item.write, (time.monotonic() - begun) / len(batch.items))
             for item, row in zip(batch.items, sorted(rows, key=_POSITION), strict=True):
                 item.settle(row)
         except asyncio.CancelledError:
@@ -382,28 +359,20 @@ class WriteBatcher:
             elif item.is_in_time(loop.time()):
                 unavailable = await self._send_one(account_id, by, item)
 
+    async def _written(self, account_id: int, by: By, write: WriteRow, connection: Connection) -> Row:
+        begun = time.monotonic()
+        row: Row = await connection.fetchrow(*statement(account_id, by, [write]))
+        self.lone_writes.note(write, time.monotonic() - begun)
+        return row
+
     async def _send_one(self, account_id: int, by: By, item: _Waiting) -> ServiceUnavailable | None:
         """Settles one write; answers what stood in its way where that is likely to last."""
         try:
-            item.settle(await self._pool.retrying(_operation(account_id, by, item.write)))
+            item.settle(await self._pool.retrying(partial(self._written, account_id, by, item.write)))
         except Exception as error:
             item.fail(error)
             return error if isinstance(error, ServiceUnavailable) else None
         return None
-
-
-def _operation(account_id: int, by: By, write: WriteRow) -> Callable[[Connection], Awaitable[Row]]:
-    call = statement(account_id, by, [write])
-
-    async def operation(connection: Connection) -> Row:
-        row: Row = await connection.fetchrow(*call)
-        return row
-
-    return operation
-
-
-def _too_late() -> ServiceUnavailable:
-    return ServiceUnavailable("The write has waited too long and was not written")
 
 
 def _stopping() -> ServiceUnavailable:
