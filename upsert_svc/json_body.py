@@ -11,6 +11,7 @@ from typing import Any
 
 import jiter
 
+from upsert_svc.combining_marks import RUN_LIMIT, has_long_run
 from upsert_svc.errors import BadRequest, Problem, RecordInvalid, TooManyValues, shortened
 
 DEPTH_LIMIT = 20
@@ -35,7 +36,7 @@ def parse(raw: bytes, *, around: int = 0) -> Any:
     except ValueError:
         value = _parsed_slowly(raw)  # which says what is wrong
     _refuse_depth(raw, value, DEPTH_LIMIT - around)
-    if b"\\u" in raw:
+    if b"\\u" in raw or (len(raw) > RUN_LIMIT and not raw.isascii()):
         _refuse_unstorable_text(value)
     return value
 
@@ -146,7 +147,7 @@ def _refuse_unstorable_text(value: Any) -> None:
 
 
 def unstorable(text: str) -> Problem | None:
-    """What keeps a text from being stored, if anything: NUL, or half of a surrogate pair."""
+    """What keeps a text from being stored, if anything: NUL, half of a surrogate pair, a run of marks."""
     if text.isprintable() and text.isascii():
         return None
     if "\0" in text:
@@ -155,6 +156,8 @@ def unstorable(text: str) -> Problem | None:
         text.encode("utf-8")
     except UnicodeEncodeError:
         return Problem("Text cannot hold half of a surrogate pair", "InvalidCharacter")
+    if has_long_run(text):
+        return Problem(f"Text cannot hold more than {RUN_LIMIT} combining marks in a row", "InvalidCharacter")
     return None
 
 
