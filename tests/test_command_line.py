@@ -280,17 +280,21 @@ async def test_workers_end_with_a_killed_supervisor_and_the_next_one_starts_at_o
     assert not lives(database)
 
 
-async def test_a_worker_that_is_killed_has_another_in_its_place_and_the_log_says_so(
-    owner_url: str,
-) -> None:
-    async with serving("--workers", "2", DATABASE_URL=owner_url, **ADMIN) as (_, supervisor):
-        first = workers_of(supervisor)
-        first[0].kill()
-        assert supervisor.stderr is not None
-        async with asyncio.timeout(10):
-            while (line := (await supervisor.stderr.readline()).decode()) and "takes its place" not in line:
-                pass
-    assert f"the worker {first[0].pid} ended (-9)" in line
+async def test_a_worker_that_is_killed_has_another_in_its_place_and_the_log_says_so(cluster: Cluster) -> None:
+    url = await cluster.new_database()
+    process = await start("serve", "--port", "0", "--workers", "2", DATABASE_URL=url)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        await process.stdout.readline()
+        await until(lambda: len(workers_of(process)) == 2)
+        killed = workers_of(process)[0]
+        killed.kill()
+        while (line := (await process.stderr.readline()).decode()) and "takes its place" not in line:
+            pass
+    process.terminate()
+    await asyncio.wait_for(process.communicate(), 30)
+    assert f"the worker {killed.pid} ended (-9)" in line
 
 
 async def test_another_command_does_not_stop_the_server_of_workers_that_have_lost_their_supervisor(

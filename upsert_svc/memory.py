@@ -16,18 +16,18 @@ _BUSY = "Too much is under way: there is no memory for the request just now"
 
 
 class Lane:
-    """A number of bytes, of which an account holds at most half while others wait."""
+    """A number of bytes, of which an account holds half at most: who is slow holds it for long."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self._turns = Turns(limit_bytes, most=limit_bytes, waiting_limit=WAITING_LIMIT, refusal=_BUSY)
+        self.share_bytes = limit_bytes // 2
+        self._turns = Turns(limit_bytes, most=self.share_bytes, waiting_limit=WAITING_LIMIT, refusal=_BUSY)
 
     async def take(self, account_id: int, size: int) -> "Held":
-        """Takes bytes, all of the lane at most, as soon as it is the account's turn.
+        """Takes bytes, half of the lane at most, as soon as it is the account's turn.
 
         Raises ServiceUnavailable when that takes too long, or when too many wait.
         """
-        size = min(size, self.limit_bytes)
+        size = min(size, self.share_bytes)
         if not self._turns.take_at_once(account_id, size):  # else a timer would cost more than all the rest
             try:
                 async with asyncio.timeout(WAIT_SECONDS):

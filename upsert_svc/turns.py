@@ -53,7 +53,7 @@ class Turns:
 
     def take_at_once(self, account_id: int, size: int = 1) -> bool:
         """Takes so much where nobody has to wait for it; whether it did."""
-        if size > self._free or self._held.get(account_id, 0) >= self._most or self._next() is not None:
+        if size > self._free or self._held.get(account_id, 0) + size > self._most or self._next() is not None:
             return False
         self._grant(account_id, size)
         return True
@@ -102,10 +102,10 @@ class Turns:
         """The next account in turn that has less than its share, else the next that may have more."""
         above_share = None
         for account_id in self._queues:  # of those that wait few hold their share, so this ends soon
-            held = self._held.get(account_id, 0)
-            if held < self._share:
+            wanted = self._held.get(account_id, 0) + self._queues[account_id][0].size
+            if wanted <= self._share:
                 return account_id
-            if above_share is None and held < self._most:
+            if above_share is None and wanted <= self._most:
                 above_share = account_id
         return above_share
 

@@ -6,6 +6,7 @@ A looked-up token is believed for at most a second, so that a revoked one stops 
 import asyncio
 import base64
 import binascii
+import contextvars
 import hashlib
 import time
 
@@ -13,6 +14,7 @@ from upsert_svc.accounts import tokens
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db.pools import Pool
 from upsert_svc.errors import Forbidden, NotAuthenticated
+from upsert_svc.turns import CALLER
 
 _CACHE_LIMIT = 10_000
 _TOKEN_LIMIT = 512
@@ -47,12 +49,12 @@ class Authenticator:
         digest = hashlib.sha256(authorization).digest()  # so that no credential stays in memory
         age = time.monotonic() - look.begun if (look := self._looks.get(digest)) else self._ttl_seconds
         if look is None or age >= self._ttl_seconds:
-            look = self._begin(digest, authorization)
+            look = self._begin(digest, authorization, look)
             if len(self._looks) >= _CACHE_LIMIT:
                 self._looks.clear()
             self._looks[digest] = look
         elif look.successor is None and look.found and age >= self._ttl_seconds / 2:
-            look.successor = self._begin(digest, authorization)
+            look.successor = self._begin(digest, authorization, look)
         if look.found:
             return look.found
         principal = await asyncio.shield(look.task)
@@ -60,8 +62,12 @@ class Authenticator:
             return await self(authorization)  # that look of another took too long to say anything now
         return principal
 
-    def _begin(self, digest: bytes, authorization: bytes) -> _Look:
-        look = _Look(time.monotonic(), asyncio.create_task(self._look_up(authorization.decode("latin-1"))))
+    def _begin(self, digest: bytes, authorization: bytes, before: _Look | None) -> _Look:
+        context = contextvars.copy_context()
+        if before is not None and before.found:  # who was good waits for nobody who makes up credentials
+            context.run(CALLER.set, before.found.account_id)
+        looking_up = self._look_up(authorization.decode("latin-1"))
+        look = _Look(time.monotonic(), asyncio.create_task(looking_up, context=context))
         look.task.add_done_callback(lambda _: self._settle(digest, look))
         return look
 

@@ -14,13 +14,19 @@ from upsert_svc.errors import BadRequest, PayloadTooLarge, RequestTimeout, Unsup
 Headers = Mapping[bytes, bytes]  # by name in lower case
 Waited = Callable[[], float]  # for how many seconds the server has listened for the body
 
+_REMEMBERED_BYTES = 200  # of headers that are looked at once
 _MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
 
 
-@lru_cache(maxsize=256)
 def require_json(content_type: bytes, content_encoding: bytes = b"") -> None:
     """Raises UnsupportedMediaType unless the headers announce plain JSON in UTF-8, or nothing."""
+    is_short = len(content_type) + len(content_encoding) <= _REMEMBERED_BYTES
+    (_require_json if is_short else _require_json.__wrapped__)(content_type, content_encoding)
+
+
+@lru_cache(maxsize=256)
+def _require_json(content_type: bytes, content_encoding: bytes) -> None:
     media_type, _, parameters = content_type.decode("latin-1").partition(";")
     if media_type.strip().lower() not in _MEDIA_TYPES:
         raise UnsupportedMediaType("Content-Type must be application/json")

@@ -34,9 +34,10 @@ _UNCOUNTED_BYTES = 4 << 10  # of a body; those that are as small are bounded by 
 _COPIES = 4  # of a body, at most: as it came, as a value, as it is stored, as it is sent on
 _PAGE_BYTES = 4 << 20  # of a page while it is made
 _QUERY_LIMIT = 200
+_HOST_BYTES = 300  # of a name that can be one, with its port
 _PLAIN = re.compile(r"[A-Za-z0-9_.:]+")
 _PLAIN_QUERY = re.compile(rb"[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*(&[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*){0,9}")
-_HOST = re.compile(rb"[A-Za-z0-9.\-_]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+_HOST = re.compile(rb"[A-Za-z0-9.\-_]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 
 
 @dataclass(slots=True)
@@ -297,7 +298,7 @@ def api_url(
         if _is_among(caller, host_proxies):
             forwarded_host = _first(headers.get(b"x-forwarded-host", b""))
             host = forwarded_host if _HOST.fullmatch(forwarded_host) else host
-    return _root_url(scheme, host, scope.get("server"))
+    return _root_url(scheme, host if len(host) <= _HOST_BYTES else b"", scope.get("server"))
 
 
 def _first(listed: bytes) -> bytes:
