@@ -26,8 +26,19 @@ _TIMEOUT_SECONDS = 30.0
 _ANSWER_LIMIT_BYTES = 64 << 20
 
 
+def escaped(text: str) -> str:
+    """The text as a terminal may show it: what it would act on, or not show, is written as an escape."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 class TransferFailed(Exception):
-    """It cannot be done, or not to its end; the message is one line for the operator."""
+    """It cannot be done, or not to its end; the message is one line for the operator, safe for a terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
 
 
 @dataclass(frozen=True)

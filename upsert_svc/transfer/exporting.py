@@ -18,8 +18,8 @@ from rich.progress import Progress
 
 from upsert_svc.transfer.cells import Kinds
 from upsert_svc.transfer.client import Request, ServiceClient, Target, TransferFailed, connected, naming_of
-from upsert_svc.transfer.export_rows import Format, Lines, columns_of, format_of, lines
-from upsert_svc.transfer.files import lock, progress
+from upsert_svc.transfer.export_rows import Format, Lines, columns_of, format_of, is_begun, lines
+from upsert_svc.transfer.files import open_part, progress
 
 _PAGE_SIZE = 100
 
@@ -89,12 +89,13 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    target = path.resolve()  # so that a link stays one
+    target = Path(os.path.realpath(path))  # so that a link stays one
     if target.exists() and not target.is_file():
         raise TransferFailed(f"{path} is not a file; without --output the records go to the standard output")
+    if not target.parent.is_dir():
+        raise TransferFailed(f"{path}: No such file or directory")
     part = target.with_name(f"{target.name}.part")
-    with part.open("ab") as file:  # emptied when it is locked, and not before
-        _lock(file, part)
+    with open_part(part, is_begun) as file:
         try:
             file.truncate(0)
             yield file
@@ -104,18 +105,6 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-
-
-def _lock(file: BinaryIO, part: Path) -> None:
-    """Raises TransferFailed unless the file is this process's alone, and still the one of that name."""
-    refusal = f"{part} is being written already"
-    lock(file, refusal)
-    try:
-        is_the_one = os.path.samestat(os.fstat(file.fileno()), part.stat())
-    except FileNotFoundError:
-        is_the_one = False
-    if not is_the_one:
-        raise TransferFailed(refusal)
 
 
 async def _export(file: BinaryIO, options: Options, chosen: Format, search: bytes | None) -> Summary:

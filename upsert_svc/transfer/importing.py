@@ -129,6 +129,7 @@ def run(options: Options) -> Summary:
     try:
         with options.path.open("rb") as file:
             lock(file, f"{options.path} is being imported already")
+            options.files.check()
             return uvloop.run(_import(file, options))
     except OSError as error:
         raise TransferFailed(f"{error.filename or options.path}: {error.strerror or error}") from None
