@@ -24,7 +24,7 @@ from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.jobs import worker
 from upsert_svc.settings import Settings, variable_of
 from upsert_svc.transfer import exporting, importing
-from upsert_svc.transfer.client import Target, TransferFailed
+from upsert_svc.transfer.client import Target, TransferFailed, escaped
 from upsert_svc.transfer.export_rows import Format
 
 app = typer.Typer(
@@ -208,7 +208,7 @@ def import_file(
         _fail(str(error))
     typer.echo(summary)
     if summary.counts["refused"]:
-        typer.echo(f"The refused rows and why: {options.files.refused}", err=True)
+        typer.echo(escaped(f"The refused rows and why: {options.files.refused}"), err=True)
         raise typer.Exit(3)
 
 

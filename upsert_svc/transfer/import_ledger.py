@@ -16,7 +16,7 @@ import orjson
 
 from upsert_svc.transfer.client import TransferFailed, escaped
 from upsert_svc.transfer.files import open_part, progress, refuse_foreign
-from upsert_svc.transfer.import_rows import Position, RowRefused, SourceRow, Upsert
+from upsert_svc.transfer.import_rows import Position, RowRefused, SourceRow
 
 OUTCOMES = ("created", "updated", "unchanged")
 _NOTE_SECONDS = 0.5
@@ -194,8 +194,7 @@ class Ledger:
         self._position = row.end
 
     def _write_refused(self, row: SourceRow, refusal: RowRefused) -> None:
-        key = row.upsert.identifier if isinstance(row.upsert, Upsert) else None
-        line = {"line": row.line, "key": key, "status": refusal.status, "reasons": refusal.reasons}
+        line = {"line": row.line, "key": row.key, "status": refusal.status, "reasons": refusal.reasons}
         self._refused_bytes += self._part.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     def _note(self) -> None:

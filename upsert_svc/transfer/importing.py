@@ -10,8 +10,9 @@ import time
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 import uvloop
@@ -28,7 +29,7 @@ from upsert_svc.transfer.client import (
 )
 from upsert_svc.transfer.files import lock
 from upsert_svc.transfer.import_ledger import OUTCOMES, Files, Ledger, kept_state
-from upsert_svc.transfer.import_rows import RowRefused, SourceRow, TargetDefinition, Upsert, rows
+from upsert_svc.transfer.import_rows import RowRefused, Source, SourceRow, TargetDefinition, Upsert
 
 _ROW_REFUSALS = frozenset({400, 413, 414, 422, 431})
 _ROWS_AHEAD = 16  # for each request at a time, the rows read ahead of the first unsettled one
@@ -135,7 +136,7 @@ def run(options: Options) -> Summary:
         raise TransferFailed(f"{error.filename or options.path}: {error.strerror or error}") from None
 
 
-def _source(file: BinaryIO, options: Options) -> dict[str, Any]:
+def _source(file: BufferedReader, options: Options) -> dict[str, Any]:
     """What a state holds for; when any of it differs, the import begins anew."""
     status = os.fstat(file.fileno())
     return {
@@ -149,13 +150,13 @@ def _source(file: BinaryIO, options: Options) -> dict[str, Any]:
     }
 
 
-async def _import(file: BinaryIO, options: Options) -> Summary:
+async def _import(file: BufferedReader, options: Options) -> Summary:
     started = time.monotonic()
     async with connected(options.target, connections=options.concurrency) as client:
         service = ImportTarget(client, options)
         definition = await service.definition()
         state = kept_state(_source(file, options), options.files)
-        source = rows(file, options.path, definition, state.position)
+        source = Source(file, options.path, definition).rows(state.position)
         with Ledger(options.files, state, rows_ahead=options.concurrency * _ROWS_AHEAD) as ledger:
             await _send_all(source, service, options.concurrency, ledger)
             ledger.publish()
