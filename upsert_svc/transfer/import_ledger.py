@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,13 +87,21 @@ def _begins(head: bytes, beginning: bytes) -> bool:
 
 @dataclass(frozen=True)
 class State:
-    """How far a source is settled: every row before `offset` (bytes) and `line` was taken or refused."""
+    """How far a source is settled: every row before `offset` (bytes) and `line` was taken, refused, or waits.
+
+    `waiting` has the places of those that wait, in the file's order, each an offset and a line.
+    """
 
     source: Mapping[str, Any]
     offset: int = 0
     line: int = 0
     refused_bytes: int = 0
     counts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys((*OUTCOMES, "refused"), 0))
+    waiting: Sequence[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def waiting_positions(self) -> Iterator[Position]:
+        return (Position(*place) for place in self.waiting)
 
     @property
     def position(self) -> Position:
@@ -125,7 +133,9 @@ class Ledger:
         self.counts = dict(state.counts)
         self._room = asyncio.Semaphore(rows_ahead)
         self._admitted = self._recorded = 0
-        self._waiting: dict[int, tuple[SourceRow, str | RowRefused]] = {}
+        self._unrecorded: dict[int, tuple[SourceRow, str | RowRefused | None]] = {}
+        self._waiting = dict(state.waiting)
+        self._is_changed = False
         self._part = self._opened_part()
         self._is_published = False
         self._progress = progress()
@@ -141,7 +151,7 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         """Leaves a note of how far the import came, unless it is done."""
         self._progress.stop()
-        if self._recorded and not self._is_published:
+        if self._is_changed and not self._is_published:
             self._note()
         if not self._refused_bytes and not self._is_published:
             self._files.part.unlink(missing_ok=True)
@@ -165,15 +175,20 @@ class Ledger:
         self._admitted += 1
         return self._admitted
 
-    def settle(self, number: int, row: SourceRow, outcome: str | RowRefused) -> None:
-        """Takes the outcome of a row; records it as soon as all rows before it are settled."""
-        self._waiting[number] = (row, outcome)
-        while (settled := self._waiting.pop(self._recorded + 1, None)) is not None:
+    def settle(self, number: int, row: SourceRow, outcome: str | RowRefused | None) -> None:
+        """Takes the outcome of a row, None if it waits; records it as soon as all before it are settled."""
+        self._unrecorded[number] = (row, outcome)
+        while (settled := self._unrecorded.pop(self._recorded + 1, None)) is not None:
             self._record(*settled)
             self._recorded += 1
             self._room.release()
-        if time.monotonic() - self._noted_at > _NOTE_SECONDS:
-            self._note()
+        self._note_at_times()
+
+    def settle_waiting(self, row: SourceRow, outcome: str | RowRefused) -> None:
+        """Takes the outcome of a row that waited; all before it are recorded."""
+        del self._waiting[row.start.offset]
+        self._count(row, outcome)
+        self._note_at_times()
 
     def publish(self) -> None:
         """The import is done: the refused rows take their name, and no state is left."""
@@ -186,25 +201,38 @@ class Ledger:
         self._files.state.unlink(missing_ok=True)
         self._is_published = True
 
-    def _record(self, row: SourceRow, outcome: str | RowRefused) -> None:
+    def _record(self, row: SourceRow, outcome: str | RowRefused | None) -> None:
+        if outcome is None:
+            self._waiting[row.start.offset] = row.start.line
+            self._is_changed = True
+        else:
+            self._count(row, outcome)
+        self._position = row.end
+
+    def _count(self, row: SourceRow, outcome: str | RowRefused) -> None:
         if isinstance(outcome, RowRefused):
             self._write_refused(row, outcome)
             outcome = "refused"
         self.counts[outcome] += 1
-        self._position = row.end
+        self._is_changed = True
 
     def _write_refused(self, row: SourceRow, refusal: RowRefused) -> None:
         line = {"line": row.line, "key": row.key, "status": refusal.status, "reasons": refusal.reasons}
         self._refused_bytes += self._part.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
+    def _note_at_times(self) -> None:
+        if time.monotonic() - self._noted_at > _NOTE_SECONDS:
+            self._note()
+
     def _note(self) -> None:
         self._progress.update(self._task, completed=self._position.offset, rows=sum(self.counts.values()))
         self._part.flush()
         os.fsync(self._part.fileno())
-        state = State(self._source, *self._position, self._refused_bytes, self.counts)
+        waiting = list(self._waiting.items())
+        state = State(self._source, *self._position, self._refused_bytes, self.counts, waiting)
         fresh = self._files.fresh_state
         # Where nothing can be written beside the file it is still imported, only not resumed.
         with contextlib.suppress(OSError):
-            fresh.write_bytes(orjson.dumps(asdict(state)))
+            fresh.write_bytes(orjson.dumps(state))
             fresh.replace(self._files.state)
         self._noted_at = time.monotonic()

@@ -56,14 +56,23 @@ Reasons = Mapping[str, Sequence[str]]
 class RowRefused(Exception):
     """A row that is not taken: sentences by column, or by "base"; `status` is that of the answer, if any.
 
-    `key` is the cell or value that identifies it, where there is one.
+    `key` is the cell or value that identifies it, where there is one; `is_for_missing` tells that it names
+    records that may come.
     """
 
-    def __init__(self, reasons: Reasons, status: int | None = None, key: str | None = None) -> None:
+    def __init__(
+        self,
+        reasons: Reasons,
+        status: int | None = None,
+        *,
+        key: str | None = None,
+        is_for_missing: bool = False,
+    ) -> None:
         super().__init__(reasons)
         self.reasons = reasons
         self.status = status
         self.key = key
+        self.is_for_missing = is_for_missing
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,10 @@ class Source:
         if problem := _problem_of_beginning(file.peek()):
             raise TransferFailed(f"{path.name} {problem}")
         self._header = _header(self._lines, definition) if suffix in CSV_SUFFIXES else None
+
+    def row(self, start: Position) -> SourceRow:
+        """The row that begins at a position behind all that was read."""
+        return next(self.rows(start))
 
     def rows(self, start: Position) -> Iterator[SourceRow]:
         """The rows from a position on, one walk at a time. Raises TransferFailed for what is not CSV."""
