@@ -189,7 +189,7 @@ def import_file(
     url: Url = _URL,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="How many rows are sent at a time")] = 32,
     refused: Annotated[
-        Path | None, typer.Option(help="Where refused rows are written [default: FILE.refused.ndjson]")
+        Path | None, typer.Option(help="Where refused rows are written; to FILE.refused.ndjson if left out")
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="A row is the whole record: what it leaves out becomes empty")
@@ -219,7 +219,8 @@ def export_records(
         Path | None, typer.Option(metavar="FILE", help="Where to; the standard output if left out")
     ] = None,
     format_: Annotated[
-        Format | None, typer.Option("--format", help="[default: by the suffix of FILE, else ndjson]")
+        Format | None,
+        typer.Option("--format", help="csv or ndjson; by the suffix of FILE if left out, else ndjson"),
     ] = None,
     filter_: Annotated[
         str | None,

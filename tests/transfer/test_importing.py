@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import psutil
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from tests.support.harness import Api
@@ -586,8 +587,13 @@ async def test_what_is_missing_is_one_line_of_complaint(api: Api, tmp_path: Path
 
     complaints = {
         "no object no_such_object": await imported(api, file, "no_such_object"),
-        "401 Couldn't authenticate you": await imported(api, file, car, token="no-such-token"),
-        "in 3 tries": await imported(api, file, car, url="http://127.0.0.1:9"),
+        "did not take the token: 401": await imported(api, file, car, token="no-such-token"),
+        "no upsert service answers; the path of the API, /api/v2, is no part of --url: 404": await imported(
+            api, file, car, url=f"{api.running.address}/api/v3"
+        ),
+        f"No answer about the fields of {car} in 3 tries": await imported(
+            api, file, car, url="http://127.0.0.1:9"
+        ),
         "not an http": await imported(api, file, car, url="localhost:8080"),
         "No such file": await imported(api, tmp_path / "missing.csv", car),
         "must end in": await imported(api, text, car),
@@ -801,8 +807,30 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         client._address(url)
 
 
-def test_an_address_may_have_a_path() -> None:
-    assert client._address("https://example.com:8443/upserts/") == "https://example.com:8443/upserts"
+@pytest.mark.parametrize("end", ["", "/", "/api/v2", "/api/v2/"])
+def test_an_address_may_have_a_path_and_that_of_the_api(end: str) -> None:
+    assert client._address(f"https://example.com:8443/upserts{end}") == "https://example.com:8443/upserts"
+    assert client._address(f"http://localhost:8080{end}") == "http://localhost:8080"
+
+
+async def test_the_address_of_the_api_itself_is_taken(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    (file := tmp_path / "cars.csv").write_text("external_id,name\nA,Ada\n")
+
+    ran = await imported(api, file, car, url=f"{api.running.address}/api/v2")
+
+    assert (ran.code, ran.counts) == (0, [1, 0, 0, 0]), ran
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_the_help_tells_what_every_option_is_for(command: str) -> None:
+    options = typer.main.get_group(app).commands[command].params
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+
+    for option in options:
+        text = str(getattr(option, "help", ""))
+        assert text
+        assert text in shown, f"{option.name} of {command}: {text}"
 
 
 async def test_memory_does_not_grow_with_the_file(api: Api, tmp_path: Path) -> None:

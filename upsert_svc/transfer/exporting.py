@@ -40,12 +40,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written, and what of it an import will not find again as it was."""
+    """What was written, and what of it an import will not find again as it was.
+
+    Where it `is_named` names are unique, so that an import finds records by them.
+    """
 
     records: int
     seconds: float
     emptied: int
     unidentified: int
+    is_named: bool = False
 
     def __str__(self) -> str:
         rate = self.records / max(self.seconds, 0.001)
@@ -54,9 +58,14 @@ class Summary:
     @property
     def warnings(self) -> list[str]:
         """Sentences for the operator."""
+        unidentified = "records have no external_id, by which an import would find them"
+        if self.is_named:
+            unidentified = (
+                "records have no external_id; import the file with --key name, which finds them too"
+            )
         said = {
             "empty texts became empty cells, as nulls do; NDJSON keeps them apart": self.emptied,
-            "records have no external_id, by which an import would find them": self.unidentified,
+            unidentified: self.unidentified,
         }
         return [f"{count} {words}" for words, count in said.items() if count]
 
@@ -114,8 +123,8 @@ async def _export(file: BinaryIO, options: Options, chosen: Format, search: byte
         made = lines(chosen, columns_of(fields, options.kinds, options.target.object_key))
         file.write(made.header())
         records, unidentified = await _write_all(file, made, client, search, options)
-    is_unique = naming_of(fields).get("is_unique")
-    return Summary(records, time.monotonic() - started, made.emptied, 0 if is_unique else unidentified)
+    is_named = bool(naming_of(fields).get("is_unique"))
+    return Summary(records, time.monotonic() - started, made.emptied, unidentified, is_named)
 
 
 async def _write_all(
