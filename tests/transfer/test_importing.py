@@ -316,7 +316,9 @@ def test_a_key_that_is_half_a_character_is_refused() -> None:
 
 async def test_rows_of_empty_cells_are_skipped_as_blank_lines_are(api: Api, tmp_path: Path) -> None:
     car = await api.new_object(*FIELDS)
-    (table := tmp_path / "cars.csv").write_text('external_id,name,year\nA,Ada,1\n,,\n ,,\n\t\n   \n""\n,\n')
+    (table := tmp_path / "cars.csv").write_text(
+        '\n,,\nexternal_id,name,year\nA,Ada,1\n,,\n ,,\n\t\n   \n""\n,\n'
+    )
     (lines := tmp_path / "cars.ndjson").write_text('{"external_id": "A"}\n  \t\n\n')
 
     runs = [await imported(api, table, car), await imported(api, lines, car)]
@@ -561,6 +563,7 @@ async def test_of_rows_with_one_key_the_later_wins(api: Api, tmp_path: Path) -> 
         ("external_id,name,name\n", "external_id", "names name more than once"),
         ("name\nAda\n", "external_id", "no column external_id"),
         ("", "external_id", "no header"),
+        ("\n,,\n \n", "external_id", "no header"),
         ("external_id,name\nA,Ada\nB,\"B\"o\nC,Cy\n", "external_id", "Line 3 is not CSV"),
         ("name\nAda\n", "name", "needs unique names"),
     ],
@@ -597,6 +600,8 @@ async def test_what_is_missing_is_one_line_of_complaint(api: Api, tmp_path: Path
         "not an http": await imported(api, file, car, url="localhost:8080"),
         "No such file": await imported(api, tmp_path / "missing.csv", car),
         "must end in": await imported(api, text, car),
+        "--key must name a column": await imported(api, file, car, " "),
+        "OBJECT must be the key": await imported(api, file, ""),
         "directory": await imported(api, tmp_path, car),
     }
 

@@ -202,6 +202,8 @@ async def connected(target: Target, *, connections: int) -> AsyncIterator[Servic
     """
     if not target.token or not (target.token.isascii() and target.token.isprintable()):
         raise TransferFailed("A token is needed: --token or UPSERT_SVC_TOKEN")
+    if not target.object_key.strip():
+        raise TransferFailed("OBJECT must be the key of an object")
     address = _address(target.url)
     headers = {"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}
     async with aiohttp.ClientSession(

@@ -17,7 +17,15 @@ import uvloop
 from rich.progress import Progress
 
 from upsert_svc.transfer.cells import Kinds
-from upsert_svc.transfer.client import Request, ServiceClient, Target, TransferFailed, connected, naming_of
+from upsert_svc.transfer.client import (
+    Request,
+    ServiceClient,
+    Target,
+    TransferFailed,
+    connected,
+    escaped,
+    naming_of,
+)
 from upsert_svc.transfer.export_rows import Format, Lines, columns_of, format_of, is_begun, lines
 from upsert_svc.transfer.files import open_part, progress
 
@@ -134,7 +142,7 @@ async def _write_all(
     records = unidentified = 0
     total = await client.count() if search is None else None
     with _progress(options) as bar:
-        task = bar.add_task(options.target.object_key, total=total, rows=0)
+        task = bar.add_task(escaped(options.target.object_key), total=total, rows=0)
         async with contextlib.aclosing(
             client.pages(_listing(client, search), "custom_object_records")
         ) as pages:

@@ -208,8 +208,11 @@ class _Lines:
 def _header(lines: _Lines, definition: TargetDefinition) -> list[str]:
     """The columns of a CSV file. Raises TransferFailed for any that is missing, unknown or given twice."""
     csv.field_size_limit(LINE_LIMIT_BYTES)  # a cell that no field takes is a matter of its row
-    header = _next_cells(csv.reader(lines, strict=True), 1)
-    if not header:
+    reader = csv.reader(lines, strict=True)
+    header = _next_cells(reader, 1)
+    while header is not None and not any(cell.strip() for cell in header):
+        header = _next_cells(reader, lines.position.line + 1)
+    if header is None:
         raise TransferFailed("The file has no header row")
     if not _is_utf8(*header):
         raise TransferFailed(f"The header is {_NOT_UTF8}")

@@ -31,6 +31,7 @@ class Sending:
         self._waiting: dict[str, list[tuple[SourceRow, Upsert]]] = {}
         self._waiting_bytes = 0
         self._missing: dict[str, RowRefused] = {}  # why the first row of a key waits
+        self._refusals: dict[str, RowRefused] = {}  # those are alike for most
 
     async def send_all(self, waiting: Iterable[SourceRow], rows: Iterator[SourceRow]) -> None:
         """Sends the rows that wait since an earlier run, and all others.
@@ -94,6 +95,9 @@ class Sending:
     # The rows that wait
 
     def _wait(self, row: SourceRow, upsert: Upsert) -> None:
+        body = bytes(memoryview(upsert.body))  # which needs no more room than it has bytes
+        upsert = upsert._replace(body=body)
+        row = row._replace(upsert=upsert)
         self._waiting.setdefault(_folded(upsert.identifier), []).append((row, upsert))
         self._waiting_bytes += _size(upsert)
 
@@ -140,7 +144,7 @@ class Sending:
             row, upsert = self._waiting[key][0]
             outcome = await self._send(row.line, upsert)
             if isinstance(outcome, RowRefused) and _may_come(outcome):
-                self._missing[key] = outcome
+                self._missing[key] = self._refusals.setdefault(repr(outcome.reasons), outcome)
                 break
             self._settle_first(key, outcome)
             taken += isinstance(outcome, str)

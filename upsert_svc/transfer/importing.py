@@ -135,6 +135,8 @@ def _is_for_missing(answer: Answer) -> bool:
 
 def run(options: Options) -> Summary:
     """Imports the file; answers what became of its rows. Raises TransferFailed."""
+    if not options.key.strip():
+        raise TransferFailed("--key must name a column")
     try:
         with options.path.open("rb") as file:
             lock(file, f"{options.path} is being imported already")
