@@ -24,7 +24,7 @@ from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.jobs import worker
 from upsert_svc.settings import Settings, variable_of
 from upsert_svc.transfer import exporting, importing
-from upsert_svc.transfer.client import Target, TransferFailed
+from upsert_svc.transfer.client import Target, TransferFailed, escaped
 from upsert_svc.transfer.export_rows import Format
 
 app = typer.Typer(
@@ -189,7 +189,7 @@ def import_file(
     url: Url = _URL,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="How many rows are sent at a time")] = 32,
     refused: Annotated[
-        Path | None, typer.Option(help="Where refused rows are written [default: FILE.refused.ndjson]")
+        Path | None, typer.Option(help="Where refused rows are written; to FILE.refused.ndjson if left out")
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="A row is the whole record: what it leaves out becomes empty")
@@ -208,7 +208,7 @@ def import_file(
         _fail(str(error))
     typer.echo(summary)
     if summary.counts["refused"]:
-        typer.echo(f"The refused rows and why: {options.files.refused}", err=True)
+        typer.echo(escaped(f"The refused rows and why: {options.files.refused}"), err=True)
         raise typer.Exit(3)
 
 
@@ -219,7 +219,8 @@ def export_records(
         Path | None, typer.Option(metavar="FILE", help="Where to; the standard output if left out")
     ] = None,
     format_: Annotated[
-        Format | None, typer.Option("--format", help="[default: by the suffix of FILE, else ndjson]")
+        Format | None,
+        typer.Option("--format", help="csv or ndjson; by the suffix of FILE if left out, else ndjson"),
     ] = None,
     filter_: Annotated[
         str | None,

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import psutil
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from tests.support.harness import Api
@@ -145,6 +146,8 @@ async def by_external_id(api: Api, object_key: str) -> dict[str, dict[str, Any]]
         ("integer", "007", b"7"),
         ("integer", " -12 ", b"-12"),
         ("integer", "+999999999999", b"999999999999"),
+        ("integer", "2026.0", b"2026"),
+        ("integer", "-007.000", b"-7"),
         ("decimal", "0.1000", b"0.1000"),
         ("decimal", "123456789012345.123456789012345", b"123456789012345.123456789012345"),
         ("decimal", ".5", b"0.5"),
@@ -171,6 +174,8 @@ def test_a_cell_becomes_the_json_value_of_its_field_type(field_type: str, cell: 
     [
         ("integer", "1.5"),
         ("integer", "1,000"),
+        ("integer", "2026.01"),
+        ("integer", "1.23457E+11"),
         ("integer", "٣"),
         ("decimal", "1,5"),
         ("decimal", "NaN"),
@@ -244,7 +249,166 @@ def test_ndjson_numbers_are_sent_digit_by_digit() -> None:
     assert b'"price":0.12345678901234567890,"year":12345678901234567890123}' in upsert.body
 
 
+@pytest.mark.parametrize(
+    ("written", "identifier"),
+    [("17", "17"), ("17.0", "17"), ("1.7e1", "17"), ("-0", "0"), ("-0.0", "0"), ("1700e-2", "17")],
+)
+def test_a_number_that_identifies_is_one_however_it_is_written(written: str, identifier: str) -> None:
+    for key in ("external_id", "name", "sku", "year", "color"):
+        upsert = of_line(TargetDefinition("car", key, KINDS), f'{{"{key}": {written}}}')
+        assert upsert.identifier == identifier
+
+
+@pytest.mark.parametrize("written", ["1.5", "1e-1", "1e999", "1" + "0" * 400])
+def test_a_number_that_identifies_is_a_whole_one(written: str) -> None:
+    with pytest.raises(RowRefused) as caught:
+        of_line(CAR, f'{{"external_id": {written}}}')
+
+    assert caught.value.reasons == {"external_id": ["external_id must be text or a whole number"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "line", "record"),
+    [
+        ("name", '{"name": 42, "year": 1}', {"name": "42", "custom_object_fields": {"year": 1}}),
+        ("sku", '{"sku": 17, "external_id": 18.0}', {"external_id": "18", "custom_object_fields": {}}),
+        ("sku", '{"sku": 17, "external_id": null}', {"external_id": None, "custom_object_fields": {}}),
+        ("color", '{"color": 17.0}', {"custom_object_fields": {"color": "17"}}),
+        ("year", '{"year": 17}', {"custom_object_fields": {"year": 17}}),
+    ],
+)
+def test_numbers_of_ndjson_that_identify_are_sent_as_the_text_of_a_csv_cell(
+    key: str, line: str, record: dict[str, Any]
+) -> None:
+    assert sent(of_line(TargetDefinition("car", key, KINDS), line)) == record
+
+
+def test_a_key_of_an_integer_field_has_no_fraction() -> None:
+    definition = TargetDefinition("car", "year", KINDS)
+
+    identifiers = [of_cells(definition, ["year"], [cell]).identifier for cell in ("17.0", "017.", "17")]
+
+    assert identifiers == ["17", "017", "17"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"external_id": "A", "name": "\xff"}'.decode("utf-8", "surrogateescape"), "The line is not UTF"),
+        ('{"external_id": "A", "name": "\\udcff"}', "A text has half a character, a lone surrogate"),
+        (f'{{"external_id": "A", "name": {"[" * 400}{"]" * 400}}}', "The row is nested too deep"),
+    ],
+)  # fmt: skip
+def test_it_is_told_apart_what_cannot_be_sent_as_text(line: str, reason: str) -> None:
+    with pytest.raises(RowRefused) as caught:
+        of_line(CAR, line)
+
+    assert caught.value.reasons["base"][0].startswith(reason)
+
+
+def test_a_key_that_is_half_a_character_is_refused() -> None:
+    with pytest.raises(RowRefused, match="lone surrogate"):
+        of_line(CAR, '{"external_id": "\\ud800"}')
+
+
 # Whole imports
+
+
+async def test_rows_of_empty_cells_are_skipped_as_blank_lines_are(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    (table := tmp_path / "cars.csv").write_text(
+        '\n,,\nexternal_id,name,year\nA,Ada,1\n,,\n ,,\n\t\n   \n""\n,\n'
+    )
+    (lines := tmp_path / "cars.ndjson").write_text('{"external_id": "A"}\n  \t\n\n')
+
+    runs = [await imported(api, table, car), await imported(api, lines, car)]
+
+    assert [(ran.code, ran.counts) for ran in runs] == [(0, [1, 0, 0, 0]), (0, [0, 0, 1, 0])], runs
+
+
+async def test_a_blank_before_a_quoted_cell_is_refused_and_one_between_the_quotes_is_kept(
+    api: Api, tmp_path: Path
+) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    rows = ['A, "Jane",', 'B,  "Doe, Jane"', 'C, "Zo""e", "red"', 'D," ""Jane""", red', 'E, 5" pipe,']
+    file.write_text("\n".join(["external_id,name,color", *rows, ""]))
+
+    ran = await imported(api, file, car)
+
+    assert (ran.code, ran.counts) == (3, [2, 0, 0, 3]), ran
+    assert [(row["key"], row["reasons"]["base"]) for row in refused(file)] == [
+        ("A", [r'A blank stands before the quotes of " \"Jane\""']),
+        ("B", [r'A blank stands before the quotes of "  \"Doe"']),
+        (
+            "C",
+            [rf"A blank stands before the quotes of {cell}" for cell in (r'" \"Zo\"\"e\""', r'" \"red\""')],
+        ),
+    ]
+    records = await by_external_id(api, car)
+    assert [records[key]["name"] for key in "DE"] == [' "Jane"', ' 5" pipe']
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", codecs.BOM_UTF16_LE + "external_id,name\nA,Ada\n".encode("utf-16-le"), "a.csv is UTF-16,"),
+        ("a.csv", codecs.BOM_UTF16_BE + "external_id,name\nA,Ada\n".encode("utf-16-be"), "a.csv is UTF-16,"),
+        ("a.csv", "external_id,name\nA,Ada\n".encode("utf-16-le"), "a.csv is UTF-16,"),
+        ("a.csv", "external_id,name\nA,北京\n".encode("utf-16-be"), "a.csv is UTF-16,"),
+        ("a.ndjson", '{"external_id":"A"}\n'.encode("utf-16"), "a.ndjson is UTF-16,"),
+        ("a.ndjson", '{"external_id":"A"}\n'.encode("utf-16-le"), "a.ndjson is UTF-16,"),
+        ("a.csv", "external_id,größe\nA,1\n".encode("cp1252"), "The header is not UTF-8; it may be Latin-1"),
+        ("a.csv", b"PK\x03\x04\x14\x00", "a.csv is a spreadsheet or a ZIP archive"),
+        ("a.csv", b"external_id,\x1b[31mname\x07\nA,Ada\n", r'Unknown columns: "\x1b[31mname\x07";'),
+        ("a.csv", b"external_id, name\nA,Ada\n", 'Unknown columns: " name";'),
+        ("a.csv", b"external_id,name,\nA,Ada,\n", 'Unknown columns: "";'),
+        ("a.csv", b"external_id , name\nA,Ada\n", 'external_id; it has "external_id ", " name"'),
+        ("a.csv", b"external_id;name\nA;Ada\n", 'it has "external_id;name"; cells are separated by commas'),
+        ("a.csv", b"external_id,name\rA,Ada\rB,Bo\r", "a.csv has lines that end with a carriage return"),
+        ("a.jsonl", b'{"external_id":"A"}\r{"external_id":"B"}\r', "a.jsonl has lines that end with"),
+    ],
+)  # fmt: skip
+async def test_a_file_that_is_no_text_in_utf_8_or_has_another_header_is_told_in_one_line(
+    api: Api, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    car = await api.new_object(*FIELDS)
+    (file := tmp_path / name).write_bytes(content)
+
+    ran = await imported(api, file, car)
+
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1), ran
+    assert said in ran.err
+    assert ran.err.strip().isprintable()
+    assert await api.records(car) == []
+    assert names(tmp_path) == [name]
+
+
+async def test_what_stands_before_a_line_that_is_no_csv_is_written(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    broken = {
+        'B,"Bo\nC,Cy\n': "a quote is not closed",
+        "B,B\ro\nC,Cy\n": "a carriage return (CR) stands alone",
+    }
+
+    for rows, said in broken.items():
+        file.write_bytes(f"external_id,name\nA,Ada\n{rows}".encode())
+        ran = await imported(api, file, car)
+
+        assert (ran.code, ran.err.startswith(f"Line 3 is not CSV: {said}")) == (1, True), ran
+    assert set(await by_external_id(api, car)) == {"A"}
+
+
+async def test_names_of_files_are_told_without_what_a_terminal_would_act_on(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    (file := tmp_path / "\x1b[31m\u202ecars.csv").write_text("external_id,name\nA,\n")
+
+    ran = await imported(api, file, car)
+    missing = await imported(api, tmp_path / "\x1b[2J.csv", car)
+
+    assert ran.err == f"The refused rows and why: {tmp_path}/\\x1b[31m\\u202ecars.csv.refused.ndjson\n"
+    assert missing.err == f"{tmp_path}/\\x1b[2J.csv: No such file or directory\n"
 
 
 async def test_a_csv_file_with_a_bom_and_non_ascii_text_is_taken_and_then_unchanged(
@@ -330,12 +494,12 @@ async def test_refused_rows_are_written_with_their_line_numbers_and_reasons(api:
 
     assert (ran.code, ran.counts) == (3, [2, 0, 0, 6]), ran
     assert [(row["line"], row["key"], row["status"], row["reasons"]) for row in refused(file)] == [
-        (3, None, None, {"year": ["year must be a whole number"]}),
+        (3, "B", None, {"year": ["year must be a whole number"]}),
         (4, None, None, {"external_id": ["external_id cannot be blank"]}),
         (5, "D\nD", 422, {"name": ["Name cannot be blank"]}),
         (7, "E", 422, {"built": ["built must be a date, YYYY-MM-DD"]}),
-        (8, None, None, {"base": ["The row has 1 cells, the header has 4"]}),
-        (11, None, None, {"base": ["The row is not UTF-8, or is nested too deep"]}),
+        (8, "F", None, {"base": ["The row has 1 cells, the header has 4"]}),
+        (11, "H", None, {"base": ["The row is not UTF-8; it may be Latin-1 or Windows-1252"]}),
     ]
     assert set(await by_external_id(api, car)) == {"A", "G"}
 
@@ -399,6 +563,7 @@ async def test_of_rows_with_one_key_the_later_wins(api: Api, tmp_path: Path) -> 
         ("external_id,name,name\n", "external_id", "names name more than once"),
         ("name\nAda\n", "external_id", "no column external_id"),
         ("", "external_id", "no header"),
+        ("\n,,\n \n", "external_id", "no header"),
         ("external_id,name\nA,Ada\nB,\"B\"o\nC,Cy\n", "external_id", "Line 3 is not CSV"),
         ("name\nAda\n", "name", "needs unique names"),
     ],
@@ -425,11 +590,18 @@ async def test_what_is_missing_is_one_line_of_complaint(api: Api, tmp_path: Path
 
     complaints = {
         "no object no_such_object": await imported(api, file, "no_such_object"),
-        "401 Couldn't authenticate you": await imported(api, file, car, token="no-such-token"),
-        "in 3 tries": await imported(api, file, car, url="http://127.0.0.1:9"),
+        "did not take the token: 401": await imported(api, file, car, token="no-such-token"),
+        "no upsert service answers; the path of the API, /api/v2, is no part of --url: 404": await imported(
+            api, file, car, url=f"{api.running.address}/api/v3"
+        ),
+        f"No answer about the fields of {car} in 3 tries": await imported(
+            api, file, car, url="http://127.0.0.1:9"
+        ),
         "not an http": await imported(api, file, car, url="localhost:8080"),
         "No such file": await imported(api, tmp_path / "missing.csv", car),
         "must end in": await imported(api, text, car),
+        "--key must name a column": await imported(api, file, car, " "),
+        "OBJECT must be the key": await imported(api, file, ""),
         "directory": await imported(api, tmp_path, car),
     }
 
@@ -640,8 +812,30 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         client._address(url)
 
 
-def test_an_address_may_have_a_path() -> None:
-    assert client._address("https://example.com:8443/upserts/") == "https://example.com:8443/upserts"
+@pytest.mark.parametrize("end", ["", "/", "/api/v2", "/api/v2/"])
+def test_an_address_may_have_a_path_and_that_of_the_api(end: str) -> None:
+    assert client._address(f"https://example.com:8443/upserts{end}") == "https://example.com:8443/upserts"
+    assert client._address(f"http://localhost:8080{end}") == "http://localhost:8080"
+
+
+async def test_the_address_of_the_api_itself_is_taken(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    (file := tmp_path / "cars.csv").write_text("external_id,name\nA,Ada\n")
+
+    ran = await imported(api, file, car, url=f"{api.running.address}/api/v2")
+
+    assert (ran.code, ran.counts) == (0, [1, 0, 0, 0]), ran
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_the_help_tells_what_every_option_is_for(command: str) -> None:
+    options = typer.main.get_group(app).commands[command].params
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+
+    for option in options:
+        text = str(getattr(option, "help", ""))
+        assert text
+        assert text in shown, f"{option.name} of {command}: {text}"
 
 
 async def test_memory_does_not_grow_with_the_file(api: Api, tmp_path: Path) -> None:

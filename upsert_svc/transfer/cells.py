@@ -17,7 +17,7 @@ Kind = Literal["text", "integer", "decimal", "boolean", "list", "json"]
 Kinds = Mapping[str, Kind]  # by field type; that of a type that is not among them is text
 Columns = Mapping[str, Kind]  # by field, in their order
 
-_INTEGER = re.compile(r"[+-]?\d{1,300}", re.ASCII)
+_INTEGER = re.compile(r"([+-]?\d{1,300})(?:\.0{0,300})?", re.ASCII)  # as spreadsheets write them: 2026.0
 _DECIMAL = re.compile(r"[+-]?(\d{1,300}(\.\d{0,300})?|\.\d{1,300})([eE][+-]?\d{1,2})?", re.ASCII)
 _TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -41,7 +41,7 @@ def read_cell(cell: str, kind: Kind) -> Any:
     """The JSON value of a cell that is not empty. Raises ValueError saying what it must be."""
     match kind:
         case "integer":
-            return Number(int(_matching(_INTEGER, cell, "a whole number")))
+            return Number(int(without_fraction(_matching(_INTEGER, cell, "a whole number"))))
         case "decimal":
             return Number(format(Decimal(_matching(_DECIMAL, cell, "a number")), "f"))
         case "boolean":
@@ -53,6 +53,23 @@ def read_cell(cell: str, kind: Kind) -> Any:
         case "json":
             return parsed_json(cell)
     return cell
+
+
+def without_fraction(cell: str) -> str:
+    """A whole number as the cell has it, without a fraction that says nothing: 02026 for 02026.0."""
+    matched = _INTEGER.fullmatch(cell.strip())
+    return matched[1] if matched and "." in cell else cell
+
+
+def whole_text(number: Number) -> str:
+    """The digits of a whole number, alike however it is written: 17 for 17.0 and 1.7e1, 0 for -0.
+
+    Raises ValueError for another number.
+    """
+    value = Decimal(_matching(_DECIMAL, number, "text or a whole number"))
+    if value != value.to_integral_value():
+        raise ValueError("must be text or a whole number")
+    return str(int(value))
 
 
 def _listed(cell: str) -> list[str]:

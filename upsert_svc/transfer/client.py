@@ -26,8 +26,19 @@ _TIMEOUT_SECONDS = 30.0
 _ANSWER_LIMIT_BYTES = 64 << 20
 
 
+def escaped(text: str) -> str:
+    """The text as a terminal may show it: what it would act on, or not show, is written as an escape."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 class TransferFailed(Exception):
-    """It cannot be done, or not to its end; the message is one line for the operator."""
+    """It cannot be done, or not to its end; the message is one line for the operator, safe for a terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,8 @@ class ServiceClient:
 
     async def fields(self) -> list[Mapping[str, Any]]:
         """The object's fields by position, the standard ones too. Fails soon if no service answers."""
-        request = Request("GET", f"{self.object_url}/fields?include_standard_fields=true", None, "the fields")
+        what = f"the fields of {self._object_key}"
+        request = Request("GET", f"{self.object_url}/fields?include_standard_fields=true", None, what)
         pages = self.pages(request, "custom_object_fields", FIRST_ATTEMPTS)
         return [item async for page in pages for item in page]
 
@@ -112,7 +124,8 @@ class ServiceClient:
     async def count(self) -> int:
         """How many records there are. Fails soon if no service answers."""
         url = f"{self.object_url}/records/count"
-        answer = await self.answer(Request("GET", url, None, "the count"), FIRST_ATTEMPTS)
+        what = f"the count of {self._object_key}"
+        answer = await self.answer(Request("GET", url, None, what), FIRST_ATTEMPTS)
         try:
             return int(orjson.loads(answer.content)["count"]["value"])
         except (ValueError, KeyError, TypeError):
@@ -125,22 +138,23 @@ class ServiceClient:
 
         So what is asked must be safe to ask twice. Raises TransferFailed.
         """
-        problem = ""
+        kind = problem = ""
         for attempt in range(attempts):
             wished_seconds = 0.0
             try:
                 answer = await self._answer(request)
             except (aiohttp.ClientError, OSError) as error:
-                problem = f"{self._address}: {_spoken(error)}"
+                kind, problem = "No answer about", f"{self._address}: {_spoken(error)}"
             else:
                 if answer.is_success or answer.status in also_taken:
                     return answer
                 if answer.status not in _PASSING:
                     raise self._refusal(answer, request.what)
-                problem, wished_seconds = str(answer), _retry_after_seconds(answer)
+                kind, problem = "No success with", str(answer)
+                wished_seconds = _retry_after_seconds(answer)
             if attempt + 1 < attempts:
                 await asyncio.sleep(max(_backoff_seconds(attempt), wished_seconds))
-        raise TransferFailed(f"No success with {request.what} in {attempts} tries: {problem}")
+        raise TransferFailed(f"{kind} {request.what} in {attempts} tries: {problem}")
 
     async def _answer(self, request: Request) -> Answer:
         """One try. Nothing of the URL is parsed and quoted again."""
@@ -165,6 +179,13 @@ class ServiceClient:
         """For an answer that would come again and again."""
         if answer.status == 404 and answer.error.get("error") == "RecordNotFound":
             return TransferFailed(f"The service has no object {self._object_key}")
+        if answer.status == 401:
+            return TransferFailed(f"The service did not take the token: {answer}")
+        if answer.status in (404, 405):
+            return TransferFailed(
+                f"At {self._address} no upsert service answers; "
+                f"the path of the API, /api/v2, is no part of --url: {answer}"
+            )
         return TransferFailed(f"The service refused {what}: {answer}")
 
 
@@ -181,6 +202,8 @@ async def connected(target: Target, *, connections: int) -> AsyncIterator[Servic
     """
     if not target.token or not (target.token.isascii() and target.token.isprintable()):
         raise TransferFailed("A token is needed: --token or UPSERT_SVC_TOKEN")
+    if not target.object_key.strip():
+        raise TransferFailed("OBJECT must be the key of an object")
     address = _address(target.url)
     headers = {"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}
     async with aiohttp.ClientSession(
@@ -205,7 +228,10 @@ def _page(answer: Answer, request: Request, name: str) -> tuple[list[Mapping[str
 
 
 def _address(url: str) -> str:
-    """Where the service is, without a slash at the end. Raises TransferFailed for what is no such URL."""
+    """Where the service is, without a slash or the API's own path at the end.
+
+    Raises TransferFailed for what is no such URL.
+    """
     try:
         parsed = URL(url)
     except ValueError as error:
@@ -214,7 +240,7 @@ def _address(url: str) -> str:
         raise TransferFailed(f"{url} is not an http or https address")
     if parsed != parsed.with_user(None).with_query(None).with_fragment(None):
         raise TransferFailed("The service's address must be without user, password, query and fragment")
-    return str(parsed).rstrip("/")
+    return str(parsed).rstrip("/").removesuffix("/api/v2").rstrip("/")
 
 
 def _spoken(error: Exception) -> str:

@@ -17,6 +17,7 @@ from upsert_svc.transfer.client import TransferFailed
 from upsert_svc.transfer.import_rows import CSV_SUFFIXES, NDJSON_SUFFIXES, STANDARD_COLUMNS
 
 Values = Mapping[str, Any]
+_BEGINNINGS = (b"name,external_id", b'{"name":')  # of CSV and NDJSON
 
 
 class Format(StrEnum):
@@ -41,6 +42,11 @@ def columns_of(fields: Iterable[Values], kinds: Kinds, object_key: str) -> Colum
         if column in columns:
             raise TransferFailed(f"{object_key} has a field {column}, which would stand for the record's own")
     return columns
+
+
+def is_begun(head: bytes) -> bool:
+    """Whether a file that begins so may be an export that was cut off; it may have had another format."""
+    return any(head.startswith(begun) or begun.startswith(head) for begun in _BEGINNINGS)
 
 
 class Lines(Protocol):

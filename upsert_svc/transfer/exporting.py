@@ -17,9 +17,17 @@ import uvloop
 from rich.progress import Progress
 
 from upsert_svc.transfer.cells import Kinds
-from upsert_svc.transfer.client import Request, ServiceClient, Target, TransferFailed, connected, naming_of
-from upsert_svc.transfer.export_rows import Format, Lines, columns_of, format_of, lines
-from upsert_svc.transfer.files import lock, progress
+from upsert_svc.transfer.client import (
+    Request,
+    ServiceClient,
+    Target,
+    TransferFailed,
+    connected,
+    escaped,
+    naming_of,
+)
+from upsert_svc.transfer.export_rows import Format, Lines, columns_of, format_of, is_begun, lines
+from upsert_svc.transfer.files import open_part, progress
 
 _PAGE_SIZE = 100
 
@@ -40,12 +48,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written, and what of it an import will not find again as it was."""
+    """What was written, and what of it an import will not find again as it was.
+
+    Where it `is_named` names are unique, so that an import finds records by them.
+    """
 
     records: int
     seconds: float
     emptied: int
     unidentified: int
+    is_named: bool = False
 
     def __str__(self) -> str:
         rate = self.records / max(self.seconds, 0.001)
@@ -54,9 +66,14 @@ class Summary:
     @property
     def warnings(self) -> list[str]:
         """Sentences for the operator."""
+        unidentified = "records have no external_id, by which an import would find them"
+        if self.is_named:
+            unidentified = (
+                "records have no external_id; import the file with --key name, which finds them too"
+            )
         said = {
             "empty texts became empty cells, as nulls do; NDJSON keeps them apart": self.emptied,
-            "records have no external_id, by which an import would find them": self.unidentified,
+            unidentified: self.unidentified,
         }
         return [f"{count} {words}" for words, count in said.items() if count]
 
@@ -89,12 +106,13 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    target = path.resolve()  # so that a link stays one
+    target = Path(os.path.realpath(path))  # so that a link stays one
     if target.exists() and not target.is_file():
         raise TransferFailed(f"{path} is not a file; without --output the records go to the standard output")
+    if not target.parent.is_dir():
+        raise TransferFailed(f"{path}: No such file or directory")
     part = target.with_name(f"{target.name}.part")
-    with part.open("ab") as file:  # emptied when it is locked, and not before
-        _lock(file, part)
+    with open_part(part, is_begun) as file:
         try:
             file.truncate(0)
             yield file
@@ -106,18 +124,6 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
             raise
 
 
-def _lock(file: BinaryIO, part: Path) -> None:
-    """Raises TransferFailed unless the file is this process's alone, and still the one of that name."""
-    refusal = f"{part} is being written already"
-    lock(file, refusal)
-    try:
-        is_the_one = os.path.samestat(os.fstat(file.fileno()), part.stat())
-    except FileNotFoundError:
-        is_the_one = False
-    if not is_the_one:
-        raise TransferFailed(refusal)
-
-
 async def _export(file: BinaryIO, options: Options, chosen: Format, search: bytes | None) -> Summary:
     started = time.monotonic()
     async with connected(options.target, connections=1) as client:
@@ -125,8 +131,8 @@ async def _export(file: BinaryIO, options: Options, chosen: Format, search: byte
         made = lines(chosen, columns_of(fields, options.kinds, options.target.object_key))
         file.write(made.header())
         records, unidentified = await _write_all(file, made, client, search, options)
-    is_unique = naming_of(fields).get("is_unique")
-    return Summary(records, time.monotonic() - started, made.emptied, 0 if is_unique else unidentified)
+    is_named = bool(naming_of(fields).get("is_unique"))
+    return Summary(records, time.monotonic() - started, made.emptied, unidentified, is_named)
 
 
 async def _write_all(
@@ -136,7 +142,7 @@ async def _write_all(
     records = unidentified = 0
     total = await client.count() if search is None else None
     with _progress(options) as bar:
-        task = bar.add_task(options.target.object_key, total=total, rows=0)
+        task = bar.add_task(escaped(options.target.object_key), total=total, rows=0)
         async with contextlib.aclosing(
             client.pages(_listing(client, search), "custom_object_records")
         ) as pages:

@@ -4,14 +4,13 @@ Rows of one key are sent one after the other, in the file's order. What is settl
 so that an import that was interrupted goes on there. Raises TransferFailed for what it cannot work with.
 """
 
-import asyncio
 import os
 import time
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 import uvloop
@@ -28,10 +27,10 @@ from upsert_svc.transfer.client import (
 )
 from upsert_svc.transfer.files import lock
 from upsert_svc.transfer.import_ledger import OUTCOMES, Files, Ledger, kept_state
-from upsert_svc.transfer.import_rows import RowRefused, SourceRow, TargetDefinition, Upsert, rows
+from upsert_svc.transfer.import_rows import RowRefused, Source, TargetDefinition, Upsert
+from upsert_svc.transfer.import_sending import ROWS_AHEAD, Sending
 
 _ROW_REFUSALS = frozenset({400, 413, 414, 422, 431})
-_ROWS_AHEAD = 16  # for each request at a time, the rows read ahead of the first unsettled one
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class ImportTarget:
         request = Request(self._method, url, upsert.body, f"line {line}")
         answer = await self._client.answer(request, also_taken=_ROW_REFUSALS)
         if answer.status in _ROW_REFUSALS:
-            return RowRefused(_reasons(answer), answer.status)
+            return RowRefused(_reasons(answer), answer.status, is_for_missing=_is_for_missing(answer))
         outcome = answer.headers.get("Upsert-Result", "")
         if outcome not in OUTCOMES:
             raise TransferFailed(f"The service took line {line} but did not say Upsert-Result")
@@ -119,22 +118,35 @@ def _reasons(answer: Answer) -> Mapping[str, list[str]]:
     return details or {"base": [str(answer)]}
 
 
-# The import
+def _is_for_missing(answer: Answer) -> bool:
+    """Whether all that is wrong is that lookups name records that do not exist, or not yet."""
+    details = answer.error.get("details")
+    try:
+        errors = (
+            {problem["error"] for problems in details.values() for problem in problems} if details else {}
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return answer.status == 422 and errors == {"RecordNotFound"}
 
-_Queue = asyncio.Queue[tuple[int, SourceRow, Upsert] | None]
+
+# The import
 
 
 def run(options: Options) -> Summary:
     """Imports the file; answers what became of its rows. Raises TransferFailed."""
+    if not options.key.strip():
+        raise TransferFailed("--key must name a column")
     try:
         with options.path.open("rb") as file:
             lock(file, f"{options.path} is being imported already")
+            options.files.check()
             return uvloop.run(_import(file, options))
     except OSError as error:
         raise TransferFailed(f"{error.filename or options.path}: {error.strerror or error}") from None
 
 
-def _source(file: BinaryIO, options: Options) -> dict[str, Any]:
+def _source(file: BufferedReader, options: Options) -> dict[str, Any]:
     """What a state holds for; when any of it differs, the import begins anew."""
     status = os.fstat(file.fileno())
     return {
@@ -148,63 +160,17 @@ def _source(file: BinaryIO, options: Options) -> dict[str, Any]:
     }
 
 
-async def _import(file: BinaryIO, options: Options) -> Summary:
+async def _import(file: BufferedReader, options: Options) -> Summary:
     started = time.monotonic()
     async with connected(options.target, connections=options.concurrency) as client:
         service = ImportTarget(client, options)
         definition = await service.definition()
         state = kept_state(_source(file, options), options.files)
-        source = rows(file, options.path, definition, state.position)
-        with Ledger(options.files, state, rows_ahead=options.concurrency * _ROWS_AHEAD) as ledger:
-            await _send_all(source, service, options.concurrency, ledger)
+        source = Source(file, options.path, definition)
+        with Ledger(options.files, state, rows_ahead=options.concurrency * ROWS_AHEAD) as ledger:
+            sending = Sending(service.upsert, ledger, options.concurrency)
+            waiting = [source.row(position) for position in state.waiting_positions]
+            await sending.send_all(waiting, source.rows(state.position))
             ledger.publish()
     sent = sum(ledger.counts.values()) - sum(state.counts.values())
     return Summary(ledger.counts, sent, time.monotonic() - started)
-
-
-async def _send_all(
-    source: Iterator[SourceRow], service: ImportTarget, concurrency: int, ledger: Ledger
-) -> None:
-    """Each key has one sender, which takes its rows one by one: so the later row of a key wins."""
-    queues: list[_Queue] = [asyncio.Queue() for _ in range(concurrency)]
-    try:
-        async with asyncio.TaskGroup() as senders:
-            for queue in queues:
-                senders.create_task(_send(queue, service, ledger))
-            failure = await _hand_out(source, queues, ledger)
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
-    if failure is not None:
-        raise failure
-
-
-async def _hand_out(
-    source: Iterator[SourceRow], queues: list[_Queue], ledger: Ledger
-) -> TransferFailed | None:
-    """Gives each row to the sender of its key; answers why the file could not be read to its end, if so."""
-    failure = None
-    try:
-        for row in source:
-            number = await ledger.admit()
-            if isinstance(row.upsert, RowRefused):
-                ledger.settle(number, row, row.upsert)
-                await asyncio.sleep(0)  # a file of refused rows alone must not shut out Ctrl-C
-            else:
-                queue = queues[hash(_folded(row.upsert.identifier)) % len(queues)]
-                queue.put_nowait((number, row, row.upsert))
-    except TransferFailed as error:
-        failure = error
-    for queue in queues:
-        queue.put_nowait(None)
-    return failure
-
-
-def _folded(identifier: str) -> str:
-    """Alike for all that a service may take for one name: its rule is NFC and casefold."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", identifier).casefold())
-
-
-async def _send(queue: _Queue, service: ImportTarget, ledger: Ledger) -> None:
-    while (item := await queue.get()) is not None:
-        number, row, upsert = item
-        ledger.settle(number, row, await service.upsert(row.line, upsert))
