@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from upsert_svc.api import responses
 from upsert_svc.api.conditions import conditions
+from upsert_svc.api.dry_runs import undone_by_dry_run
 from upsert_svc.api.requests import Call, Query, comma_separated, missing_first, page_request
 from upsert_svc.errors import BadRequest, PreconditionFailed, RecordInvalid
 from upsert_svc.payloads import external_id_problem, name_problem, record_patch
@@ -87,10 +88,12 @@ async def show(call: Call) -> Response:
     return responses.shown(call, shown)
 
 
+@undone_by_dry_run
 async def delete(call: Call) -> Response:
     return await _delete(call, Identifier("record_id", call.path("id")))
 
 
+@undone_by_dry_run
 async def delete_identified(call: Call) -> Response:
     return await _delete(call, identified(call.query))
 

@@ -5,7 +5,7 @@ Refuses an unknown caller and a query that cannot be read, before anything else 
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
@@ -122,6 +122,16 @@ class Query(Mapping[str, str]):
     def __init__(self, raw: bytes) -> None:
         self._pairs = _pairs(raw)
         self._values = dict(self._pairs)
+
+    @property
+    def names(self) -> KeysView[str]:
+        """The names of the parameters."""
+        return self._values.keys()
+
+    @property
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        """The parameters in their order, each as often as it was given."""
+        return self._pairs
 
     def once(self, name: str) -> str:
         """The value of a parameter that may be given once, "" when it is not. Raises BadRequest."""
