@@ -182,6 +182,16 @@ async def test_a_deletion_with_a_key_looks_at_its_body_as_little_as_one_without(
         assert (await api.client.delete(path, headers=headers)).status_code == 204
 
 
+async def test_a_deletion_sent_again_with_another_body_is_another_request(api: Api) -> None:
+    key = await api.new_object()
+    await api.create(key, name="x", external_id="v1")
+    path = f"/custom_objects/{key}/records?external_id=v1"
+    bodies: list[Any] = [{"reason": "x"}, {"reason": "x"}, {"reason": "y"}, None]
+    answers = [await send(api, "DELETE", path, f"{key} with a body", body) for body in bodies]
+    assert [answer.status_code for answer in answers] == [204, 204, 400, 400]
+    assert {answer.json()["error"] for answer in answers[2:]} == {"IdempotentRequestError"}
+
+
 async def test_requests_with_keys_that_wait_leave_the_others_their_connections(cluster: Cluster) -> None:
     chosen = {"pool_size": 2, "acquire_timeout_seconds": 0.3}
     async with running(await cluster.new_database(), **chosen) as service:

@@ -6,7 +6,7 @@ or read-only are collected, to be named in a warning.
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -53,7 +53,25 @@ def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[
     inner = body[wrapper]
     if not isinstance(inner, dict):
         raise BadRequest(f"{wrapper} must be a JSON object")
-    return inner, [key for key in body if key != wrapper]
+    beside = [key for key in body if key != wrapper]
+    require_no_parameter(beside)
+    require_no_parameter(inner, ("dry_run",))
+    return inner, beside
+
+
+_OF_THE_QUERY = ("dry_run", "strategy", "dataOnly")
+
+
+def require_no_parameter(keys: Iterable[str], parameters: Sequence[str] = _OF_THE_QUERY) -> None:
+    """Raises BadRequest for a key of a body that is a parameter of the query, in whatever spelling."""
+    for key in keys:
+        if key[:1] in "dDsS" and (meant := _bare(key)) in {_bare(name) for name in parameters}:
+            name = next(name for name in parameters if _bare(name) == meant)
+            raise BadRequest(f"{key} is not taken in the body: {name} belongs into the query")
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
 
 
 ShortText = Annotated[StrictStr, Field(max_length=TEXT_LIMIT)]

@@ -22,7 +22,7 @@ from tests.support.endpoints import (
     ask,
     each,
 )
-from tests.support.harness import Api, record_of
+from tests.support.harness import Api, problems_of, record_of
 from upsert_svc.api.parameters import CONDITIONS, CREATION, DRY_RUN, IDENTIFIERS, PAGES, REPLACING
 
 DRY_RUNS = [endpoint for endpoint in WRITE_ENDPOINTS if endpoint.operation.takes >= DRY_RUN]
@@ -263,3 +263,173 @@ async def test_an_export_has_no_numbered_pages(api: Api, place: Place) -> None:
     url = f"/incremental/custom_objects/{place.key}/cursor?start_time=0"
     assert_named(await api.client.get(f"{url}&page=2"), "cursor")
     assert_named(await api.client.get(f"{url}&external_id=v1"), "external_id")
+
+
+# The body
+
+
+@each([endpoint for endpoint in WRITE_ENDPOINTS if endpoint.has_body])
+@pytest.mark.parametrize("name", ["dry_run", "dryRun", "DRY-RUN"])
+async def test_a_dry_run_in_the_body_is_refused_and_belongs_into_the_query(
+    api: Api, place: Place, endpoint: Endpoint, name: str
+) -> None:
+    before = await place.state(api)
+    body = endpoint.body
+    bodies = [{**body, name: True}, {**body, name: False}]
+    if isinstance(body[endpoint.wrapper], dict):
+        bodies.append({endpoint.wrapper: {**body[endpoint.wrapper], name: True}})
+    for sent in bodies:
+        response = await ask(api, place, endpoint, body=sent)
+        assert_named(response, name)
+        assert "dry_run belongs into the query" in response.json()["description"]
+    assert await place.state(api) == before
+
+
+@pytest.mark.parametrize("option", [{"strategy": "merge"}, {"dataOnly": True}, {"Strategy": "replace"}])
+async def test_a_strategy_beside_the_record_is_refused(api: Api, option: Mapping[str, Any]) -> None:
+    key = await api.new_object({"key": "color", "type": "text"})
+    made = record_of(await api.create(key, name="Ford", custom_object_fields={"color": "red"}))
+    url = f"/custom_objects/{key}/records/{made['id']}"
+    for method in ("PUT", "PATCH"):
+        response = await api.client.request(
+            method, url, json={"custom_object_record": {"name": "Fiat"}, **option}
+        )
+        assert_named(response, next(iter(option)))
+    assert await api.records(key) == [made]
+
+
+async def test_a_field_may_be_called_as_a_parameter_is(api: Api) -> None:
+    key = await api.new_object({"key": "dry_run", "type": "checkbox"}, {"key": "strategy", "type": "text"})
+    fields = {"dry_run": True, "strategy": "x"}
+    assert (
+        record_of(await api.create(key, name="x", custom_object_fields=fields))["custom_object_fields"]
+        == fields
+    )
+
+
+@pytest.mark.parametrize("query", [{}, {"strategy": "merge"}, {"strategy": "replace"}, {"dry_run": "true"}])
+@pytest.mark.parametrize("is_beside", [False, True])
+async def test_a_replacement_with_a_field_one_level_too_high_is_refused_and_clears_nothing(
+    api: Api, query: Mapping[str, str], is_beside: bool
+) -> None:
+    key = await api.new_object({"key": "color", "type": "text"}, {"key": "url", "type": "text"})
+    fields = {"color": "red", "url": "x"}
+    made = record_of(await api.create(key, name="Ford", external_id="v1", custom_object_fields=fields))
+    root = f"/custom_objects/{key}/records"
+    body: dict[str, Any] = {"custom_object_record": {"custom_object_fields": {"size": 1}}}
+    (body if is_beside else body["custom_object_record"])["color"] = "blue"
+    for url, found_by in ((f"{root}/{made['id']}", {}), (root, {"external_id": "v1"})):
+        problems = problems_of(await api.client.put(url, params={**found_by, **query}, json=body))
+        assert problems["color"] == ["color is a field and belongs into custom_object_fields"]
+        assert "size" in problems
+    assert await api.records(key) == [made]
+
+
+async def test_a_record_may_be_sent_back_where_a_field_is_called_as_its_attributes_are(api: Api) -> None:
+    key = await api.new_object({"key": "url", "type": "text"})
+    made = record_of(await api.create(key, name="Ford", custom_object_fields={"url": "x"}))
+    url = f"/custom_objects/{key}/records/{made['id']}"
+    for sent in (made, {**made, "colour": "blue"}):
+        response = await api.client.put(url, json={"custom_object_record": sent})
+        assert response.headers["Upsert-Result"] == "unchanged"
+
+
+# Lists
+
+CHOOSING = [
+    "external_id=VIN-2",
+    "external_id=nobody",
+    "name=Ada",
+    "externalId=x",
+    "filter[external_id]=VIN-2",
+    "filter[name]=Ada",
+    "filter=VIN-2",
+]
+
+
+@pytest.mark.parametrize("asked", CHOOSING)
+@pytest.mark.parametrize("path", ["", "/count", "/search?query=ford", "/autocomplete"])
+async def test_a_list_is_refused_that_would_answer_more_than_was_asked(
+    api: Api, place: Place, path: str, asked: str
+) -> None:
+    if (path, asked[:5]) == ("/autocomplete", "name="):
+        return
+    url = f"/custom_objects/{place.key}/records{path}"
+    response = await api.client.get(f"{url}{'&' if '?' in path else '?'}{asked}")
+    assert_named(response, asked.partition("=")[0])
+    assert re.search(r"filter\[external_ids\]|/search", response.json()["description"])
+    missing = await api.client.get(f"{url.replace(place.key, 'nowhere')}{'&' if '?' in path else '?'}{asked}")
+    assert missing.status_code == 404
+
+
+@pytest.fixture(scope="module")
+async def people(api: Api) -> tuple[str, Mapping[str, str]]:
+    """An object of records that are called as their external_ids are, and their ids."""
+    key = await api.new_object()
+    names = ("VIN-1", "VIN-2", "Smith, J", "Smith")
+    made = [record_of(await api.create(key, name=name, external_id=name)) for name in names]
+    return key, {record["name"]: record["id"] for record in made}
+
+
+ALL = ["VIN-1", "VIN-2", "Smith, J", "Smith"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"filter[ids]": "", "filter[external_ids]": "VIN-1"}, ["VIN-1"]),
+        ({"filter[external_ids]": ""}, ALL),
+        ({"filter[external_ids]": ","}, ALL),
+        ({"filter[external_ids]": " , "}, ALL),
+        ({"filter[external_ids]": "VIN-1, VIN-2"}, ["VIN-1", "VIN-2"]),
+        ({"filter[external_ids]": " VIN-1 ,,\tVIN-2 "}, ["VIN-1", "VIN-2"]),
+        ({"filter[external_ids]": "nobody"}, []),
+        ({"filter[ids]": "{VIN-1}, {VIN-2}"}, ["VIN-1", "VIN-2"]),
+        ({"filter[ids]": "{VIN-1}", "filter[external_ids]": "VIN-2"}, []),
+        ({"filter[ids]": "{VIN-1}", "filter[external_ids]": "VIN-1, VIN-2"}, ["VIN-1"]),
+    ],
+)
+async def test_a_list_and_its_count_answer_what_the_filters_name(
+    api: Api, people: tuple[str, Mapping[str, str]], asked: Mapping[str, str], found: list[str]
+) -> None:
+    key, ids = people
+    query = {name: value.format_map(ids) for name, value in asked.items()}
+    root = f"/custom_objects/{key}/records"
+    page = (await api.client.get(root, params=query)).json()
+    assert [record["name"] for record in page["custom_object_records"]] == found
+    count = (await api.client.get(f"{root}/count", params=query)).json()["count"]
+    assert count["value"] == len(found)
+    every = {"filter": {"name": {"$exists": True}}}
+    page = (await api.client.post(f"{root}/search", params=query, json=every)).json()
+    assert [record["name"] for record in page["custom_object_records"]] == found
+
+
+async def test_an_external_id_with_a_comma_is_found_by_the_search(
+    api: Api, people: tuple[str, Mapping[str, str]]
+) -> None:
+    key, _ = people
+    wanted = {"filter": {"external_id": {"$in": ["Smith, J"]}}}
+    page = (await api.client.post(f"/custom_objects/{key}/records/search", json=wanted)).json()
+    assert [record["name"] for record in page["custom_object_records"]] == ["Smith, J"]
+
+
+@pytest.mark.parametrize("name", ["filter[ids]", "filter[external_ids]"])
+@pytest.mark.parametrize("path", ["", "/count", "/autocomplete"])
+async def test_a_filter_that_is_given_twice_is_refused(api: Api, place: Place, path: str, name: str) -> None:
+    url = f"/custom_objects/{place.key}/records{path}"
+    assert_named(await api.client.get(f"{url}?{name}=a&{name}=b"), name)
+
+
+async def test_a_count_of_too_many_is_refused_and_of_a_missing_object_not_found(
+    api: Api, place: Place
+) -> None:
+    many = "filter[ids]=" + "x," * 101
+    response = await api.client.get(f"/custom_objects/{place.key}/records/count?{many}")
+    assert (response.status_code, response.json()["error"]) == (400, "TooManyValues")
+    assert (await api.client.get(f"/custom_objects/nowhere/records/count?{many}")).status_code == 404
+
+
+async def test_a_search_by_a_page_number_in_its_body_is_refused(api: Api, place: Place) -> None:
+    body = {"filter": {"name": {"$exists": True}}, "page": {"number": 2}}
+    response = await api.client.post(f"/custom_objects/{place.key}/records/search", json=body)
+    assert_named(response, "page.after")

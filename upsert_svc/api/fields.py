@@ -9,7 +9,7 @@ from upsert_svc.api.dry_runs import undone_by_dry_run
 from upsert_svc.api.requests import Call, page_request
 from upsert_svc.definitions.fields import NAME_FIELD, FieldRow
 from upsert_svc.errors import BadRequest
-from upsert_svc.payloads import FieldBody, NamingBody, read, unwrap
+from upsert_svc.payloads import FieldBody, NamingBody, read, require_no_parameter, unwrap
 
 WRAPPER = "custom_object_field"
 _NO_IDS: dict[str, list[int]] = {"custom_object_field_ids": []}
@@ -68,6 +68,7 @@ def _field_ids(body: Any) -> list[int]:
     """The ids in the order asked for; clients send them as numbers or as text, under either name."""
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object with the key custom_object_field_ids")
+    require_no_parameter(body)
     ids = body.get("custom_object_field_ids", body.get("field_ids"))
     if not isinstance(ids, list):
         raise BadRequest("custom_object_field_ids must be a list of field ids")

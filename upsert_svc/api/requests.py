@@ -78,11 +78,11 @@ class Call:
         if len(raw) > HEAVY_BYTES:
             await self.service.heavy_work.take(self.principal.account_id)
 
-    async def raw_body(self) -> bytes:
-        """The body as it was sent."""
+    async def raw_body(self, *, of_any_kind: bool = False) -> bytes:
+        """The body as it was sent; it announces JSON, unless it may be of any kind."""
         if self.raw is not None:
             return self.raw
-        size = request_body.expected_bytes(self.headers, self.body_limit_bytes)
+        size = request_body.expected_bytes(self.headers, self.body_limit_bytes, of_any_kind=of_any_kind)
         if size > _UNCOUNTED_BYTES and self.held is None:
             self.held = await self._take_memory(size)
         return await request_body.read(
@@ -187,13 +187,16 @@ def size_of(query: Mapping[str, str], name: str, limit: int) -> int:
 
 
 def comma_separated(query: Mapping[str, str], name: str, limit: int = 100) -> list[str] | None:
-    """The values of a parameter that lists some; None when it is not given. Raises TooManyValues."""
+    """The values of a parameter that lists some, without blanks around them; None where there are none.
+
+    Raises TooManyValues.
+    """
     if name not in query:
         return None
-    values = [value for value in query[name].split(",") if value]
+    values = [value for value in map(str.strip, query[name].split(",")) if value]
     if len(values) > limit:
         raise TooManyValues(name, limit)
-    return values
+    return values or None
 
 
 def _pairs(raw: bytes) -> list[tuple[str, str]]:
