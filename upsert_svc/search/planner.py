@@ -388,7 +388,9 @@ def _completing(
     """What makes any of the statements one of the page: page_query.records_query with all else."""
     condition = None
     if isinstance(query.criteria, Filter):
-        condition = filters.compile_filter(query.criteria.value, definition.validator.fields)
+        condition = filters.compile_filter(
+            query.criteria.value, definition.validator.fields, definition.account_id
+        )
     return partial(
         page_query.records_query,
         order=order,
