@@ -54,24 +54,23 @@ def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[
     if not isinstance(inner, dict):
         raise BadRequest(f"{wrapper} must be a JSON object")
     beside = [key for key in body if key != wrapper]
-    require_no_parameter(beside)
-    require_no_parameter(inner, ("dry_run",))
+    require_no_parameter(beside, _PARAMETERS)
+    require_no_parameter(inner, _DRY_RUN)
     return inner, beside
 
 
-_OF_THE_QUERY = ("dry_run", "strategy", "dataOnly")
+_DRY_RUN: Mapping[str, str] = {"dryrun": "dry_run"}
+_PARAMETERS: Mapping[str, str] = {**_DRY_RUN, "strategy": "strategy", "dataonly": "dataOnly"}
+_LONGEST_SPELLING = 20
 
 
-def require_no_parameter(keys: Iterable[str], parameters: Sequence[str] = _OF_THE_QUERY) -> None:
+def require_no_parameter(keys: Iterable[str], parameters: Mapping[str, str] = _PARAMETERS) -> None:
     """Raises BadRequest for a key of a body that is a parameter of the query, in whatever spelling."""
     for key in keys:
-        if key[:1] in "dDsS" and (meant := _bare(key)) in {_bare(name) for name in parameters}:
-            name = next(name for name in parameters if _bare(name) == meant)
-            raise BadRequest(f"{key} is not taken in the body: {name} belongs into the query")
-
-
-def _bare(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
+        if key[:1] in "dDsS" and len(key) <= _LONGEST_SPELLING:
+            name = parameters.get(key.lower().replace("_", "").replace("-", ""))
+            if name is not None:
+                raise BadRequest(f"{key} is not taken in the body: {name} belongs into the query")
 
 
 ShortText = Annotated[StrictStr, Field(max_length=TEXT_LIMIT)]

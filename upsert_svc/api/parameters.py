@@ -7,6 +7,7 @@ run, one record, another method. Whatever else a query has is ignored (docs/api.
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from starlette.responses import Response
 
@@ -51,10 +52,15 @@ class Terms:
     reads: bool
     lists_records: bool
 
+    @cached_property
+    def _plain(self) -> frozenset[str]:
+        """Of what is taken, the parameters whose value is none of the matter here."""
+        return self.takes - DRY_RUN
+
     def refusal(self, call: Call) -> BadRequest | None:
         """The refusal of a request that asks for what is not done here."""
         query = call.query
-        if not query.names <= self.takes - DRY_RUN:
+        if not query.names <= self._plain:
             for name, value in query.pairs:
                 if (problem := self._problem(name, value)) is not None:
                     return BadRequest(problem)
