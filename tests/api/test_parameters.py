@@ -325,6 +325,27 @@ async def test_a_replacement_with_a_field_one_level_too_high_is_refused_and_clea
     assert await api.records(key) == [made]
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"custom_object_record": {"name": "Ford"}, "custom_object_fields": {"color": "blue"}},
+        {"custom_object_record": {"name": "Ford", "fields": {"color": "blue"}}},
+        {"custom_object_record": {"name": "Ford", **{f"x{n}": 1 for n in range(300)}, "color": "blue"}},
+    ],
+    ids=["beside the record", "under another name", "after many others"],
+)
+async def test_a_replacement_with_its_fields_in_another_place_is_refused_and_clears_nothing(
+    api: Api, sent: Mapping[str, Any]
+) -> None:
+    key = await api.new_object({"key": "color", "type": "text"})
+    made = record_of(await api.create(key, name="Ford", custom_object_fields={"color": "red"}))
+    url = f"/custom_objects/{key}/records/{made['id']}"
+    assert list(problems_of(await api.client.put(url, json=sent))) == ["color"]
+    assert await api.records(key) == [made]
+    emptied = {"custom_object_record": {"name": "Ford", "meta": {"colour": "blue"}, "tags": ["color"]}}
+    assert record_of(await api.client.put(url, json=emptied))["custom_object_fields"] == {"color": None}
+
+
 async def test_a_record_may_be_sent_back_where_a_field_is_called_as_its_attributes_are(api: Api) -> None:
     key = await api.new_object({"key": "url", "type": "text"})
     made = record_of(await api.create(key, name="Ford", custom_object_fields={"url": "x"}))

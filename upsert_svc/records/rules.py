@@ -65,7 +65,7 @@ def validate(definition: Definition, principal: Principal, change: WriteRequest)
     if definition.is_autonumbered and patch.name is not None and strategy is None:
         problems["name"] = [_NAME_GENERATED]
     if strategy is not None:  # what is dropped would be cleared
-        problems |= {key: [_misplaced(key)] for key in validator.misplaced(patch.ignored)}
+        problems |= {key: [_misplaced(key)] for key in validator.misplaced(patch.elsewhere)}
     try:
         values = validator.validate(_without(patch.fields, ignorable))
     except RecordInvalid as error:
