@@ -44,6 +44,10 @@ select /*record_columns*/
 -- name: count
 select count(*) from records where account_id = :account_id and object_id = :object_id;
 
+-- name: count_chosen
+-- search/page_query.py puts the conditions in the place of the comment.
+select count(*) from records r where r.account_id = :account_id and r.object_id = :object_id /*conditions*/;
+
 -- name: find
 -- The id of the record that an identifier names.
 select find_record(:account_id, :object_id, :by, :identifier);

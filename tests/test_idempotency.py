@@ -147,13 +147,30 @@ async def test_a_dry_run_leaves_its_key_alone(api: Api) -> None:
     assert (await create(api, key, "imagined")).headers["X-Idempotency-Lookup"] == "miss"
 
 
-async def test_a_dry_run_is_none_where_there_is_no_such_thing(api: Api) -> None:
+async def test_a_dry_run_of_a_deletion_leaves_its_key_alone(api: Api) -> None:
     key = await api.new_object()
     made = record_of(await api.create(key, name="x"))
-    path = f"/custom_objects/{key}/records/{made['id']}?dry_run=true"
+    path = f"/custom_objects/{key}/records/{made['id']}"
+    imagined = await send(api, "DELETE", f"{path}?dry_run=true", f"{key} gone")
+    assert (imagined.status_code, "X-Idempotency-Lookup" in imagined.headers) == (204, False)
+    assert await api.records(key) == [made]
     first, again = [await send(api, "DELETE", path, f"{key} gone") for _ in range(2)]
     assert (first.status_code, again.status_code) == (204, 204)
     assert again.headers["X-Idempotency-Lookup"] == "hit"
+
+
+async def test_a_definition_and_its_answer_are_written_together_or_not_at_all(cluster: Cluster) -> None:
+    async with running(await cluster.new_database()) as service:
+        api = Api(service, await service.token())
+        async with api.client, service.sql() as owner:
+            key = await api.new_object(YEAR)
+            await owner.execute("alter table idempotency_keys add constraint none check (status = 0)")
+            path = f"/custom_objects/{key}/fields/year"
+            assert (await send(api, "DELETE", path, "together")).status_code == 500
+            assert (await api.client.get(path)).status_code == 200
+            await owner.execute("alter table idempotency_keys drop constraint none")
+            assert (await send(api, "DELETE", path, "together")).status_code == 204
+            assert (await api.client.get(path)).status_code == 404
 
 
 async def test_a_deletion_with_a_key_looks_at_its_body_as_little_as_one_without(api: Api) -> None:
@@ -163,6 +180,16 @@ async def test_a_deletion_with_a_key_looks_at_its_body_as_little_as_one_without(
         headers["Content-Type"] = "application/x-www-form-urlencoded"
         path = f"/custom_objects/{key}/records/{made['id']}"
         assert (await api.client.delete(path, headers=headers)).status_code == 204
+
+
+async def test_a_deletion_sent_again_with_another_body_is_another_request(api: Api) -> None:
+    key = await api.new_object()
+    await api.create(key, name="x", external_id="v1")
+    path = f"/custom_objects/{key}/records?external_id=v1"
+    bodies: list[Any] = [{"reason": "x"}, {"reason": "x"}, {"reason": "y"}, None]
+    answers = [await send(api, "DELETE", path, f"{key} with a body", body) for body in bodies]
+    assert [answer.status_code for answer in answers] == [204, 204, 400, 400]
+    assert {answer.json()["error"] for answer in answers[2:]} == {"IdempotentRequestError"}
 
 
 async def test_requests_with_keys_that_wait_leave_the_others_their_connections(cluster: Cluster) -> None:

@@ -6,7 +6,7 @@ or read-only are collected, to be named in a warning.
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -26,6 +26,7 @@ from upsert_svc.errors import BadRequest, Problem, RecordInvalid, shortened
 
 Model = TypeVar("Model", bound=BaseModel)
 TEXT_LIMIT = 255
+FIELD_KEY_LIMIT = 100
 NAMES_LIMIT = 250  # of what is ignored, as many as may be told
 NAME_LIMIT = 200  # characters of each
 DESCRIPTION_LIMIT = 32_768
@@ -53,7 +54,24 @@ def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[
     inner = body[wrapper]
     if not isinstance(inner, dict):
         raise BadRequest(f"{wrapper} must be a JSON object")
-    return inner, [key for key in body if key != wrapper]
+    beside = [key for key in body if key != wrapper]
+    require_no_parameter(beside, _PARAMETERS)
+    require_no_parameter(inner, _DRY_RUN)
+    return inner, beside
+
+
+_DRY_RUN: Mapping[str, str] = {"dryrun": "dry_run"}
+_PARAMETERS: Mapping[str, str] = {**_DRY_RUN, "strategy": "strategy", "dataonly": "dataOnly"}
+_LONGEST_SPELLING = 20
+
+
+def require_no_parameter(keys: Iterable[str], parameters: Mapping[str, str] = _PARAMETERS) -> None:
+    """Raises BadRequest for a key of a body that is a parameter of the query, in whatever spelling."""
+    for key in keys:
+        if key[:1] in "dDsS" and len(key) <= _LONGEST_SPELLING:
+            name = parameters.get(key.lower().replace("_", "").replace("-", ""))
+            if name is not None:
+                raise BadRequest(f"{key} is not taken in the body: {name} belongs into the query")
 
 
 ShortText = Annotated[StrictStr, Field(max_length=TEXT_LIMIT)]
@@ -169,7 +187,8 @@ def first_set(*values: Any) -> Any:
 class RecordPatch(NamedTuple):
     """What a body says of a record. None: not sent, or null, which never clears a name.
 
-    Whether an external_id was sent as null counts where a record is replaced by its id.
+    Whether an external_id was sent as null counts where a record is replaced by its id, and names that may be
+    those of fields, but stand elsewhere, where it is replaced.
     """
 
     name: str | None = None
@@ -177,6 +196,7 @@ class RecordPatch(NamedTuple):
     fields: Mapping[str, Any] = MappingProxyType({})
     ignored: tuple[str, ...] = ()
     is_external_id_null: bool = False
+    elsewhere: tuple[str, ...] = ()
 
 
 _RECORD_ATTRIBUTES = frozenset({"name", "external_id", "custom_object_fields"})
@@ -202,7 +222,20 @@ def record_patch(body: Any, *, empty_is_a_patch: bool = True) -> RecordPatch:
     if not attributes.keys() <= _RECORD_ATTRIBUTES:
         beside += [key for key in attributes if key not in _RECORD_ATTRIBUTES]
     is_external_id_null = external_id is None and "external_id" in attributes
-    return RecordPatch(name, external_id or None, fields or {}, _told(beside), is_external_id_null)
+    elsewhere = () if empty_is_a_patch else _elsewhere(body, attributes, beside)
+    return RecordPatch(name, external_id or None, fields or {}, _told(beside), is_external_id_null, elsewhere)
+
+
+def _elsewhere(
+    body: Mapping[str, Any], attributes: Mapping[str, Any], ignored: Sequence[str]
+) -> tuple[str, ...]:
+    """The names that are ignored, and where no fields are sent also those within what is ignored."""
+    names = [name for name in ignored if len(name) <= FIELD_KEY_LIMIT]
+    if "custom_object_fields" not in attributes:
+        values = (attributes.get(name, body.get(name)) for name in ignored)
+        inner = (key for value in values if isinstance(value, dict) for key in value)
+        names += [key for key in inner if len(key) <= FIELD_KEY_LIMIT]
+    return tuple(names)
 
 
 def _told(names: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from upsert_svc import idempotency
 from upsert_svc.accounts.auth import Authenticator
@@ -20,6 +21,8 @@ from upsert_svc.records.record_store import Records
 from upsert_svc.records.write_batching import Direct, WriteBatcher, Writer
 from upsert_svc.search.planner import Search
 from upsert_svc.settings import Settings
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,19 @@ class Service:
                 answer = await perform(self._pinned(connection))
                 await idempotency.keep(connection, request, answer)
                 return answer, False
+
+        return await self.database.idempotent.retrying(operation)
+
+    async def tried(self, perform: Callable[["Service"], Awaitable[Result]]) -> Result:
+        """What `perform` returns; nothing that it wrote stays. Raises whatever it raises."""
+
+        async def operation(connection: Connection) -> Result:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                return await perform(self._pinned(connection))
+            finally:
+                await transaction.rollback()
 
         return await self.database.idempotent.retrying(operation)
 

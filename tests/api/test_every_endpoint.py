@@ -261,7 +261,7 @@ async def test_a_body_that_does_not_come_is_waited_for_nowhere(cluster: Cluster,
         heads = [
             wire.head(
                 endpoint.method,
-                f"{ROOT}{place.url(endpoint.path, NOWHERE)}?external_id=v1",
+                f"{ROOT}{place.url(endpoint.path, NOWHERE)}?{urlencode(endpoint.query)}",
                 "Content-Length: 9",
             )
             for endpoint in BODY_ENDPOINTS

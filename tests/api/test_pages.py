@@ -75,7 +75,7 @@ async def test_the_links_lead_over_every_record_once_and_back(
 
 async def test_a_page_has_a_hundred_records_unless_it_is_told_otherwise(api: Api, key: str) -> None:
     assert len(names(await page(api, key))) == 100
-    assert len(names(await page(api, key, per_page=5, page=2))) == 100
+    assert len(names(await page(api, key, per_page=5, page=1))) == 100
     assert names(await page(api, key, **{"page[size]": 1})) == ["r0"]
 
 

@@ -464,3 +464,79 @@ async def test_completions_are_paged_by_their_links(api: Api, many: tuple[str, l
         found = await api.client.get(following)
         seen += ids(found)
     assert seen == [record["id"] for record in reversed(records) if "strasse" in folded(record["name"])]
+
+
+# Lookups
+
+
+@pytest.fixture(scope="module")
+async def family(api: Api) -> str:
+    """Cars with an owner each, but for one; the owners are people whose names are unique."""
+    people = await api.new_object(naming={"is_unique": True})
+    cars = await api.new_object(
+        {"key": "owner", "type": "lookup", "relationship_target_type": f"zen:custom_object:{people}"},
+        {"key": "driver", "type": "lookup", "relationship_target_type": "zen:user"},
+    )
+    for number in (1, 2):
+        record_of(await api.create(people, name=f"Ann {number}", external_id=f"P{number}"))
+        owner = {"owner": f"external_id:P{number}", "driver": f"external_id:P{number}"}
+        record_of(await api.create(cars, name=f"C{number}", custom_object_fields=owner))
+    record_of(await api.create(cars, name="C3"))
+    return cars
+
+
+@pytest.mark.parametrize(
+    ("comparison", "found"),
+    [
+        ({"$eq": "external_id:P1"}, ["C1"]),
+        ({"$noteq": "external_id:P1"}, ["C2", "C3"]),
+        ({"$eq": "name:ANN 2"}, ["C2"]),
+        ({"$in": ["external_id:P1", "name:Ann 2", "nothing"]}, ["C1", "C2"]),
+        ({"$notin": ["external_id:P1", "external_id:nobody"]}, ["C2", "C3"]),
+        ({"$eq": "external_id:nobody"}, []),
+        ({"$noteq": "name:nobody"}, ["C1", "C2", "C3"]),
+        ({"$eq": "external_id:"}, []),
+        ({"$in": []}, []),
+    ],
+)
+async def test_a_lookup_is_compared_with_what_a_write_would_name(
+    api: Api, family: str, comparison: dict[str, Any], found: list[str]
+) -> None:
+    response = await search(api, family, {"custom_object_fields.owner": comparison})
+    assert [record["name"] for record in response.json()["custom_object_records"]] == found
+
+
+async def test_a_lookup_that_points_outside_is_compared_as_text(api: Api, family: str) -> None:
+    response = await search(api, family, {"custom_object_fields.driver": {"$eq": "external_id:P1"}})
+    assert [record["name"] for record in response.json()["custom_object_records"]] == ["C1"]
+
+
+async def test_a_lookup_names_nothing_of_another_account(api: Api, stranger: Api, family: str) -> None:
+    target = (await api.client.get(f"/custom_objects/{family}/fields/owner")).json()
+    people = target["custom_object_field"]["relationship_target_type"].removeprefix("zen:custom_object:")
+    cars = await stranger.new_object(
+        {"key": "owner", "type": "lookup", "relationship_target_type": f"zen:custom_object:{people}"}
+    )
+    response = await search(stranger, cars, {"custom_object_fields.owner": {"$eq": "external_id:P1"}})
+    assert response.json()["custom_object_records"] == []
+
+
+@pytest.mark.parametrize("operator", ["$eq", "$noteq", "$gt", "$in"])
+@pytest.mark.parametrize(
+    "day", ["20260203", "2026-W06-2", "2026W062", "2026-02-03T09:10:11Z", "2026-2-3", "\uff12026-02-03"]
+)
+async def test_a_day_of_another_form_is_a_bad_request_on_every_python(
+    api: Api, operator: str, day: str
+) -> None:
+    key = await api.new_object({"key": "built", "type": "date"})
+    operand = [day] if operator == "$in" else day
+    response = await search(api, key, {"custom_object_fields.built": {operator: operand}})
+    assert response.status_code == 400
+    assert f"filter.custom_object_fields.built.{operator}" in response.json()["description"]
+
+
+@pytest.mark.parametrize("time", ["2026-02-03T24:00:00Z", "20260203T091011Z", "2026-02-03T25:00Z"])
+async def test_a_time_of_another_form_is_a_bad_request_on_every_python(api: Api, time: str) -> None:
+    key = await api.new_object()
+    response = await search(api, key, {"created_at": {"$gt": time}})
+    assert response.status_code == 400

@@ -5,10 +5,11 @@ from typing import Any
 from starlette.responses import Response
 
 from upsert_svc.api import responses
+from upsert_svc.api.dry_runs import undone_by_dry_run
 from upsert_svc.api.requests import Call, page_request
 from upsert_svc.definitions.fields import NAME_FIELD, FieldRow
 from upsert_svc.errors import BadRequest
-from upsert_svc.payloads import FieldBody, NamingBody, read, unwrap
+from upsert_svc.payloads import FieldBody, NamingBody, read, require_no_parameter, unwrap
 
 WRAPPER = "custom_object_field"
 _NO_IDS: dict[str, list[int]] = {"custom_object_field_ids": []}
@@ -27,6 +28,7 @@ async def listing(call: Call) -> Response:
     return responses.page(call, "custom_object_fields", page, resources)
 
 
+@undone_by_dry_run
 async def create(call: Call) -> Response:
     body, ignored = await _body(call)
     row = await call.service.object_fields.create(call.principal, call.path("key"), body)
@@ -38,17 +40,20 @@ async def show(call: Call) -> Response:
     return _answer(call, row, [])
 
 
+@undone_by_dry_run
 async def update(call: Call) -> Response:
     body, ignored = await _body(call)
     row = await call.service.object_fields.update(call.principal, call.path("key"), call.path("field"), body)
     return _answer(call, row, [*ignored, *_unchanged(row, body)])
 
 
+@undone_by_dry_run
 async def delete(call: Call) -> Response:
     await call.service.object_fields.delete(call.principal, call.path("key"), call.path("field"))
     return responses.no_content()
 
 
+@undone_by_dry_run
 async def reorder(call: Call) -> Response:
     field_ids = _field_ids(await call.json_or(_NO_IDS))
     await call.service.object_fields.reorder(call.principal, call.path("key"), field_ids)
@@ -63,6 +68,7 @@ def _field_ids(body: Any) -> list[int]:
     """The ids in the order asked for; clients send them as numbers or as text, under either name."""
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object with the key custom_object_field_ids")
+    require_no_parameter(body)
     ids = body.get("custom_object_field_ids", body.get("field_ids"))
     if not isinstance(ids, list):
         raise BadRequest("custom_object_field_ids must be a list of field ids")

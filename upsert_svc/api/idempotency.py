@@ -36,8 +36,8 @@ def once_per_key(endpoint: Endpoint, *, has_dry_run: bool) -> Endpoint:
 
 
 async def _answered_once(endpoint: Endpoint, call: Call, key: bytes) -> Response:
-    is_deletion = call.scope["method"] == "DELETE"  # which does not look at its body
-    raw = b"" if is_deletion else await call.raw_body()
+    # a deletion does not look at its body, which tells it from another all the same
+    raw = await call.raw_body(of_any_kind=call.scope["method"] == "DELETE")
 
     async def perform(service: Service) -> Answer:
         response = await endpoint(replace(call, service=service, raw=raw))

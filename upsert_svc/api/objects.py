@@ -3,6 +3,7 @@
 from starlette.responses import Response
 
 from upsert_svc.api import responses
+from upsert_svc.api.dry_runs import undone_by_dry_run
 from upsert_svc.api.requests import Call, page_request
 from upsert_svc.definitions.objects import CustomObject
 from upsert_svc.payloads import ObjectBody, read, unwrap
@@ -16,6 +17,7 @@ async def listing(call: Call) -> Response:
     return responses.page(call, "custom_objects", page, resources)
 
 
+@undone_by_dry_run
 async def create(call: Call) -> Response:
     body, ignored = await _body(call)
     item = await call.service.objects.create(call.principal, body)
@@ -26,6 +28,7 @@ async def show(call: Call) -> Response:
     return _answer(call, await call.service.objects.show(call.principal, call.path("key")), [])
 
 
+@undone_by_dry_run
 async def update(call: Call) -> Response:
     body, ignored = await _body(call)
     if body.key is not None and body.key != call.path("key"):
@@ -34,6 +37,7 @@ async def update(call: Call) -> Response:
     return _answer(call, item, ignored)
 
 
+@undone_by_dry_run
 async def delete(call: Call) -> Response:
     await call.service.objects.delete(call.principal, call.path("key"))
     return responses.no_content()

@@ -1,7 +1,7 @@
 """Endpoints of records; the upsert first."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from upsert_svc.api import responses
 from upsert_svc.api.conditions import conditions
+from upsert_svc.api.dry_runs import undone_by_dry_run
 from upsert_svc.api.requests import Call, Query, comma_separated, missing_first, page_request
 from upsert_svc.errors import BadRequest, PreconditionFailed, RecordInvalid
 from upsert_svc.payloads import external_id_problem, name_problem, record_patch
@@ -87,10 +88,12 @@ async def show(call: Call) -> Response:
     return responses.shown(call, shown)
 
 
+@undone_by_dry_run
 async def delete(call: Call) -> Response:
     return await _delete(call, Identifier("record_id", call.path("id")))
 
 
+@undone_by_dry_run
 async def delete_identified(call: Call) -> Response:
     return await _delete(call, identified(call.query))
 
@@ -123,13 +126,16 @@ async def _page(call: Call, query: Mapping[str, str], criteria: Criteria = None)
         asked.order()  # a wrong sort is refused before a wrong page
         request = page_request(query)
         if not isinstance(criteria, Words):
-            asked = dataclasses.replace(
-                asked,
-                ids=comma_separated(query, "filter[ids]"),
-                external_ids=comma_separated(query, "filter[external_ids]"),
-            )
+            ids, external_ids = _chosen(call.query)
+            asked = dataclasses.replace(asked, ids=ids, external_ids=external_ids)
     page = await call.service.search.page(call.principal, call.path("key"), request, asked)
     return responses.page(call, "custom_object_records", page, responses.records(call, page.items), query)
+
+
+def _chosen(query: Query) -> Sequence[list[str] | None]:
+    """The ids and the external_ids that the query names, None where it names none. Raises BadRequest."""
+    names = ("filter[ids]", "filter[external_ids]")
+    return [comma_separated({name: query.once(name)}, name) for name in names]
 
 
 def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
@@ -139,6 +145,8 @@ def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
     page = {} if body.get("page") is None else body["page"]
     if not isinstance(page, dict):
         raise BadRequest("page must be a JSON object")
+    if page.get("number") is not None:
+        raise BadRequest("page.number is not taken: lists go on with page.after, or by links.next")
     added = {f"page[{name}]": page.get(name) for name in ("size", "after", "before")}
     added["sort"] = body.get("sort")
     if not all(value is None or type(value) in (str, int) for value in added.values()):
@@ -148,7 +156,13 @@ def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
 
 
 async def count(call: Call) -> Response:
-    value = await call.service.records.count(call.principal, call.path("key"))
+    async with missing_first(call.require_object):
+        ids, external_ids = _chosen(call.query)
+    key = call.path("key")
+    if ids is None and external_ids is None:
+        value = await call.service.records.count(call.principal, key)
+    else:
+        value = await call.service.search.count(call.principal, key, ids, external_ids)
     return responses.JsonResponse({"count": {"value": value, "refreshed_at": datetime.now(UTC)}})
 
 

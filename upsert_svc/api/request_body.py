@@ -37,9 +37,13 @@ def _require_json(content_type: bytes, content_encoding: bytes) -> None:
         raise UnsupportedMediaType("A compressed body is not accepted")
 
 
-def expected_bytes(headers: Headers, limit_bytes: int) -> int:
-    """How large the body will be at most. Raises UnsupportedMediaType, PayloadTooLarge."""
-    require_json(headers.get(b"content-type", b""), headers.get(b"content-encoding", b""))
+def expected_bytes(headers: Headers, limit_bytes: int, *, of_any_kind: bool = False) -> int:
+    """How large the body will be at most.
+
+    Raises PayloadTooLarge, and UnsupportedMediaType unless it may be of any kind.
+    """
+    if not of_any_kind:
+        require_json(headers.get(b"content-type", b""), headers.get(b"content-encoding", b""))
     announced = headers.get(b"content-length", b"")
     if announced.isdigit():
         if int(announced[:20]) > limit_bytes:

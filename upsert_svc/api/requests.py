@@ -5,7 +5,7 @@ Refuses an unknown caller and a query that cannot be read, before anything else 
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
@@ -79,11 +79,11 @@ class Call:
         if len(raw) > HEAVY_BYTES:
             await self.service.heavy_work.take(self.principal.account_id)
 
-    async def raw_body(self) -> bytes:
-        """The body as it was sent."""
+    async def raw_body(self, *, of_any_kind: bool = False) -> bytes:
+        """The body as it was sent; it announces JSON, unless it may be of any kind."""
         if self.raw is not None:
             return self.raw
-        size = request_body.expected_bytes(self.headers, self.body_limit_bytes)
+        size = request_body.expected_bytes(self.headers, self.body_limit_bytes, of_any_kind=of_any_kind)
         if size > _UNCOUNTED_BYTES and self.held is None:
             self.held = await self._take_memory(size)
         return await request_body.read(
@@ -123,6 +123,16 @@ class Query(Mapping[str, str]):
     def __init__(self, raw: bytes) -> None:
         self._pairs = _pairs(raw)
         self._values = dict(self._pairs)
+
+    @property
+    def names(self) -> KeysView[str]:
+        """The names of the parameters."""
+        return self._values.keys()
+
+    @property
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        """The parameters in their order, each as often as it was given."""
+        return self._pairs
 
     def once(self, name: str) -> str:
         """The value of a parameter that may be given once, "" when it is not. Raises BadRequest."""
@@ -178,13 +188,16 @@ def size_of(query: Mapping[str, str], name: str, limit: int) -> int:
 
 
 def comma_separated(query: Mapping[str, str], name: str, limit: int = 100) -> list[str] | None:
-    """The values of a parameter that lists some; None when it is not given. Raises TooManyValues."""
+    """The values of a parameter that lists some, without blanks around them; None where there are none.
+
+    Raises TooManyValues.
+    """
     if name not in query:
         return None
-    values = [value for value in query[name].split(",") if value]
+    values = [value for value in map(str.strip, query[name].split(",")) if value]
     if len(values) > limit:
         raise TooManyValues(name, limit)
-    return values
+    return values or None
 
 
 def _pairs(raw: bytes) -> list[tuple[str, str]]:

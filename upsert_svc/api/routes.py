@@ -9,6 +9,18 @@ from starlette.routing import Route
 
 from upsert_svc.api import fields, health, history, jobs, objects, records
 from upsert_svc.api.idempotency import once_per_key
+from upsert_svc.api.parameters import (
+    CONDITIONS,
+    CREATION,
+    CURSOR,
+    DRY_RUN,
+    FILTERS,
+    IDENTIFIERS,
+    PAGES,
+    REPLACING,
+    Terms,
+    on_terms,
+)
 from upsert_svc.api.requests import Endpoint, Handler, as_handler
 from upsert_svc.errors import MethodNotAllowed
 
@@ -24,62 +36,77 @@ class Operation:
     endpoint: Endpoint
     admin: bool = False  # for admins only
     bulk: bool = False  # takes many things at once, in a larger body
-    dry_run: bool = False  # takes dry_run=true
     reads: bool = False  # writes nothing, so that an Idempotency-Key is left alone
     pages: bool = False  # answers with many things, so that there must be memory for them
+    lists_records: bool = False  # a query could choose among records, and must not be misread
+    takes: frozenset[str] = frozenset()  # of the parameters and headers that are refused elsewhere
 
 
 # path → method → operation; the first path that fits decides, and the busiest stand first
 TABLE: Mapping[str, Mapping[str, Operation]] = {
     f"{OBJECT}/records": {
-        "PATCH": Operation(records.upsert, dry_run=True),
-        "PUT": Operation(records.replace_identified, dry_run=True),
-        "GET": Operation(records.listing, reads=True, pages=True),
-        "POST": Operation(records.create, dry_run=True),
-        "DELETE": Operation(records.delete_identified),
+        "PATCH": Operation(records.upsert, takes=IDENTIFIERS | DRY_RUN | CONDITIONS),
+        "PUT": Operation(records.replace_identified, takes=IDENTIFIERS | DRY_RUN | CONDITIONS | REPLACING),
+        "GET": Operation(records.listing, reads=True, pages=True, lists_records=True, takes=FILTERS | PAGES),
+        "POST": Operation(records.create, takes=DRY_RUN | CREATION),
+        "DELETE": Operation(records.delete_identified, takes=IDENTIFIERS | DRY_RUN | CONDITIONS),
     },
-    f"{OBJECT}/records/count": {"GET": Operation(records.count, reads=True)},
+    f"{OBJECT}/records/count": {
+        "GET": Operation(records.count, reads=True, lists_records=True, takes=FILTERS)
+    },
     f"{OBJECT}/records/search": {
-        "GET": Operation(records.search_words, reads=True, pages=True),
-        "POST": Operation(records.search, reads=True, pages=True),
+        "GET": Operation(records.search_words, reads=True, pages=True, lists_records=True, takes=PAGES),
+        "POST": Operation(records.search, reads=True, pages=True, lists_records=True, takes=FILTERS | PAGES),
     },
-    f"{OBJECT}/records/autocomplete": {"GET": Operation(records.autocomplete, reads=True, pages=True)},
+    f"{OBJECT}/records/autocomplete": {
+        "GET": Operation(
+            records.autocomplete, reads=True, pages=True, lists_records=True, takes=FILTERS | PAGES | {"name"}
+        )
+    },
     f"{OBJECT}/records/{{id}}": {
         "GET": Operation(records.show, reads=True),
-        "PATCH": Operation(records.update, dry_run=True),
-        "PUT": Operation(records.replace, dry_run=True),
-        "DELETE": Operation(records.delete),
+        "PATCH": Operation(records.update, takes=DRY_RUN | CONDITIONS),
+        "PUT": Operation(records.replace, takes=DRY_RUN | CONDITIONS | REPLACING),
+        "DELETE": Operation(records.delete, takes=DRY_RUN | CONDITIONS),
     },
-    f"{OBJECT}/records/{{id}}/events": {"GET": Operation(history.events, reads=True, pages=True)},
+    f"{OBJECT}/records/{{id}}/events": {
+        "GET": Operation(history.events, reads=True, pages=True, takes=PAGES)
+    },
     "/api/v2/incremental/custom_objects/{key}/cursor": {
-        "GET": Operation(history.export, reads=True, pages=True)
+        "GET": Operation(
+            history.export,
+            reads=True,
+            pages=True,
+            lists_records=True,
+            takes=CURSOR | {"filter[exclude_deleted]"},
+        )
     },
     ROOT: {
-        "GET": Operation(objects.listing, reads=True, pages=True),
-        "POST": Operation(objects.create, admin=True),
+        "GET": Operation(objects.listing, reads=True, pages=True, takes=PAGES),
+        "POST": Operation(objects.create, admin=True, takes=DRY_RUN),
     },
     f"{ROOT}/limits/object_limit": {"GET": Operation(objects.object_limit, reads=True)},
     f"{ROOT}/limits/record_limit": {"GET": Operation(objects.record_limit, reads=True)},
     OBJECT: {
         "GET": Operation(objects.show, reads=True),
-        "PATCH": Operation(objects.update, admin=True),
-        "DELETE": Operation(objects.delete, admin=True),
+        "PATCH": Operation(objects.update, admin=True, takes=DRY_RUN),
+        "DELETE": Operation(objects.delete, admin=True, takes=DRY_RUN),
     },
     f"{OBJECT}/limits/field_limit": {"GET": Operation(fields.limit, reads=True)},
     f"{OBJECT}/fields": {
-        "GET": Operation(fields.listing, reads=True, pages=True),
-        "POST": Operation(fields.create, admin=True),
+        "GET": Operation(fields.listing, reads=True, pages=True, takes=PAGES),
+        "POST": Operation(fields.create, admin=True, takes=DRY_RUN),
     },
-    f"{OBJECT}/fields/reorder": {"PUT": Operation(fields.reorder, admin=True)},
+    f"{OBJECT}/fields/reorder": {"PUT": Operation(fields.reorder, admin=True, takes=DRY_RUN)},
     f"{OBJECT}/fields/{{field}}": {
         "GET": Operation(fields.show, reads=True),
-        "PATCH": Operation(fields.update, admin=True),
-        "PUT": Operation(fields.update, admin=True),
-        "DELETE": Operation(fields.delete, admin=True),
+        "PATCH": Operation(fields.update, admin=True, takes=DRY_RUN),
+        "PUT": Operation(fields.update, admin=True, takes=DRY_RUN),
+        "DELETE": Operation(fields.delete, admin=True, takes=DRY_RUN),
     },
     f"{OBJECT}/jobs": {"POST": Operation(jobs.create, bulk=True)},
     f"{OBJECT}/jobs/{{job}}": {"GET": Operation(jobs.show_of_object, reads=True, pages=True)},
-    JOB_STATUSES: {"GET": Operation(jobs.listing, reads=True, pages=True)},
+    JOB_STATUSES: {"GET": Operation(jobs.listing, reads=True, pages=True, takes=PAGES)},
     f"{JOB_STATUSES}/show_many": {"GET": Operation(jobs.show_many, reads=True, pages=True)},
     f"{JOB_STATUSES}/{{job}}": {"GET": Operation(jobs.show, reads=True, pages=True)},
 }
@@ -98,7 +125,8 @@ def routes() -> list[tuple[Route, Mapping[str, Handler]]]:
 def _handler(operation: Operation) -> Handler:
     endpoint = operation.endpoint
     if not operation.reads:
-        endpoint = once_per_key(endpoint, has_dry_run=operation.dry_run)
+        endpoint = once_per_key(endpoint, has_dry_run=operation.takes >= DRY_RUN)
+    endpoint = on_terms(endpoint, Terms(operation.takes, operation.reads, operation.lists_records))
     return as_handler(endpoint, admin_only=operation.admin, is_bulk=operation.bulk, has_pages=operation.pages)
 
 

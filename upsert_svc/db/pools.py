@@ -76,11 +76,16 @@ class Readers(Protocol):
     def connection(self) -> AbstractAsyncContextManager[Connection]: ...
 
 
-class Connections(Readers, Protocol):
+class Changing(Protocol):
+    """What gives transactions."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
+
+
+class Connections(Readers, Changing, Protocol):
     """Where the core takes connections from."""
 
     def acquired(self) -> AbstractAsyncContextManager[Connection]: ...
-    def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
     async def retrying(self, operation: Callable[[Connection], Awaitable[Result]]) -> Result: ...
 
 
@@ -288,12 +293,12 @@ class Database:
     batches: Pool
     searches: Readers
     scans: Readers
-    changes: Share
+    changes: Changing
 
     def pinned(self, connection: Connection) -> "Database":
-        """The same, but what reads and writes records takes part in the connection's transaction."""
+        """The same, but what reads and writes takes part in the connection's transaction."""
         pinned = Pinned(connection)
-        return replace(self, main=pinned, searches=pinned, scans=pinned)
+        return replace(self, main=pinned, searches=pinned, scans=pinned, changes=pinned)
 
 
 @asynccontextmanager

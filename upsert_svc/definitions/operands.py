@@ -8,7 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 _RECORD_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
+_DAY = r"\d{4}-\d\d-\d\d"  # no other form of a date, which the version of Python would decide
+_DATE = re.compile(_DAY, re.ASCII)
+_TIME = re.compile(
+    rf"{_DAY}([Tt ]([01]\d|2[0-3]):\d\d(:\d\d(\.\d{{1,6}})?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII
+)
 EQUALITY = ("$eq", "$noteq", "$in", "$notin", "$exists")
 ORDERING = ("$gt", "$gte", "$lt", "$lte")
 CONTAINMENT = ("$contains", "$notcontains")
@@ -57,7 +61,9 @@ def _number(value: Any) -> Decimal:
 
 
 def _day(value: Any) -> date:
-    return date.fromisoformat(_text(value))
+    if not _DATE.fullmatch(_text(value)):
+        raise ValueError
+    return date.fromisoformat(value)
 
 
 def _moment(value: Any) -> datetime:

@@ -61,6 +61,10 @@ class FieldValidator:
         """The standard attributes among the values that no field is called by."""
         return [key for key in values if key in STANDARD_ATTRIBUTES and key not in self.fields]
 
+    def misplaced(self, names: Iterable[str]) -> list[str]:
+        """The active fields among names that stand where no field does, but for standard attributes."""
+        return [name for name in names if name in self._active and name not in STANDARD_ATTRIBUTES]
+
     def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values as they are stored, null where one is to be cleared.
 

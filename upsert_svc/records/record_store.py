@@ -86,7 +86,7 @@ class Records:
                 definition = current
                 continue
             del validated
-            if len(write.patch) > _LARGE_CHARACTERS:
+            if len(write.patch) > _LARGE_CHARACTERS or change.patch.elsewhere:
                 change = _without_values(change)
             row = await self._write(principal.account_id, change, write)
             if row["outcome"] != "stale":
@@ -141,8 +141,11 @@ class Records:
 
 
 def _without_values(change: WriteRequest) -> WriteRequest:
-    """What was asked for, without the values of fields: while a write waits, their text is enough."""
-    return change._replace(patch=change.patch._replace(fields=_NO_VALUES))
+    """What was asked for, without the values of fields: while a write waits, their text is enough.
+
+    Names that stand elsewhere have been looked at by then; there may be thousands.
+    """
+    return change._replace(patch=change.patch._replace(fields=_NO_VALUES, elsewhere=()))
 
 
 def _with_values(change: WriteRequest, write: WriteRow, ignored: Sequence[str]) -> WriteRequest:

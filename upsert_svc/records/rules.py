@@ -64,6 +64,8 @@ def validate(definition: Definition, principal: Principal, change: WriteRequest)
     # whoever replaces a record may send back the name that it has, which the statement knows
     if definition.is_autonumbered and patch.name is not None and strategy is None:
         problems["name"] = [_NAME_GENERATED]
+    if strategy is not None:  # what is dropped would be cleared
+        problems |= {key: [_misplaced(key)] for key in validator.misplaced(patch.elsewhere)}
     try:
         values = validator.validate(_without(patch.fields, ignorable))
     except RecordInvalid as error:
@@ -90,6 +92,10 @@ def validate(definition: Definition, principal: Principal, change: WriteRequest)
         if_none_match=conditions.if_none_match,
     )
     return ValidatedWrite(write, values, (*patch.ignored, *ignorable))
+
+
+def _misplaced(key: str) -> Problem:
+    return Problem(f"{key} is a field and belongs into custom_object_fields", "MisplacedField")
 
 
 def _fits(values: dict[str, Any]) -> bool:

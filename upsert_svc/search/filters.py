@@ -7,11 +7,16 @@ Every value and every field's key is a parameter. A missing value is equal to no
 that `$noteq`, `$notin` and `$notcontains` are the exact opposites of `$eq`, `$in` and `$contains`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from upsert_svc.definitions import operands
-from upsert_svc.definitions.field_types import FIELD_TYPES, FieldDefinition
+from upsert_svc.definitions.field_types import (
+    CUSTOM_OBJECT_TARGET,
+    FIELD_TYPES,
+    FieldDefinition,
+    lookup_identifier,
+)
 from upsert_svc.definitions.operands import Operands
 from upsert_svc.errors import BadRequest, TooManyValues
 
@@ -43,6 +48,14 @@ class Arguments:
 Condition = Callable[[Arguments], str]  # the SQL of a condition, whose values it adds to the arguments
 
 
+class _Compared(NamedTuple):
+    """What is compared: its SQL, its kind, and the object that it points to, whose records have names."""
+
+    expression: str
+    kind: Operands
+    target: str | None = None
+
+
 _STANDARD: Mapping[str, tuple[str, Operands]] = {
     "id": ("r.record_id", operands.ID),
     "name": ("r.name", operands.TEXT),
@@ -55,11 +68,17 @@ _STANDARD: Mapping[str, tuple[str, Operands]] = {
 
 
 class FilterCompiler:
-    """Compiles a filter over the records of one object, as `r`, whose definition's row is `o`."""
+    """Compiles a filter over the records of one object, as `r`, whose definition's row is `o`.
 
-    def __init__(self, fields: Mapping[str, FieldDefinition], arguments: Arguments) -> None:
+    Of an account it finds what lookups name, as a write does.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, FieldDefinition], arguments: Arguments, account_id: int | None = None
+    ) -> None:
         self._fields = fields
         self._arguments = arguments
+        self._account_id = account_id
         self._comparisons = 0
 
     def condition(self, filter_: Any, place: str = "filter") -> str:
@@ -75,21 +94,21 @@ class FilterCompiler:
                 raise BadRequest(f"{place} must be a list of filters")
             parts = (self.condition(part, f"{place}[{number}]") for number, part in enumerate(value))
             return _joined(name.removeprefix("$"), parts)
-        expression, kind = self._compared(name, place)
+        compared = self._compared(name, place)
         if not isinstance(value, dict) or not value:
             raise BadRequest(f'{place} must be a comparison, like {{"$eq": …}}')
         return _joined(
             "and",
             (
-                self._comparison(expression, kind, operator, operand, f"{place}.{operator}")
+                self._comparison(compared, operator, operand, f"{place}.{operator}")
                 for operator, operand in value.items()
             ),
         )
 
-    def _compared(self, name: str, place: str) -> tuple[str, Operands]:
-        """The SQL of what a name stands for, and its kind."""
+    def _compared(self, name: str, place: str) -> _Compared:
+        """What a name stands for."""
         if name in _STANDARD:
-            return _STANDARD[name]
+            return _Compared(*_STANDARD[name])
         field = self._fields.get(name.removeprefix(CUSTOM_FIELDS)) if name.startswith(CUSTOM_FIELDS) else None
         if field is None or not field.active:
             raise BadRequest(f"{place}: there is no such field; fields are written as {CUSTOM_FIELDS}KEY")
@@ -98,11 +117,17 @@ class FilterCompiler:
             raise BadRequest(f"{place}: a field of type {field.type} takes no operators")
         key = self._arguments.add(field.key, "text")
         if kind.is_json:
-            return f"({_LIVE} -> {key})", kind
+            return _Compared(f"({_LIVE} -> {key})", kind)
         text = f"({_LIVE} ->> {key})"
-        return (text if kind.sql_type == "text" else f"{text}::{kind.sql_type}"), kind
+        target = field.relationship_target_type or ""
+        return _Compared(
+            text if kind.sql_type == "text" else f"{text}::{kind.sql_type}",
+            kind,
+            target.removeprefix(CUSTOM_OBJECT_TARGET) if target.startswith(CUSTOM_OBJECT_TARGET) else None,
+        )
 
-    def _comparison(self, expression: str, kind: Operands, operator: str, operand: Any, place: str) -> str:
+    def _comparison(self, compared: _Compared, operator: str, operand: Any, place: str) -> str:
+        expression, kind, _ = compared
         if operator not in kind.operators:
             raise BadRequest(f"{place}: the operators here are {', '.join(kind.operators)}")
         self._comparisons += 1
@@ -113,20 +138,22 @@ class FilterCompiler:
                 raise BadRequest(f"{place} must be true or false")
             return f"{expression} is {'not ' if operand else ''}null"
         if operator in _OPPOSITES:
-            return f"({self._positive(expression, kind, _OPPOSITES[operator], operand, place)}) is not true"
-        return f"({self._positive(expression, kind, operator, operand, place)}) is true"
+            return f"({self._positive(compared, _OPPOSITES[operator], operand, place)}) is not true"
+        return f"({self._positive(compared, operator, operand, place)}) is true"
 
-    def _positive(self, expression: str, kind: Operands, operator: str, operand: Any, place: str) -> str:
+    def _positive(self, compared: _Compared, operator: str, operand: Any, place: str) -> str:
+        expression, kind, target = compared
         if operator == "$in":
             if not isinstance(operand, list):
                 raise BadRequest(f"{place} must be a list")
             if len(operand) > VALUE_LIMIT:
                 raise TooManyValues(place, VALUE_LIMIT)
             values = [_read(kind, value, place) for value in operand]
-            return f"{expression} = any ({self._arguments.add(values, f'{kind.sql_type}[]')})"
+            return f"{expression} = any ({self._any_of(values, kind, target)})"
         if operator == "$eq" and operand is None:
             return f"{expression} is null"
-        value = self._arguments.add(_read(kind, operand, place), kind.sql_type)
+        read = _read(kind, operand, place)
+        value = self._found(read, target) or self._arguments.add(read, kind.sql_type)
         if operator == "$eq":
             return f"{expression} = {value}"
         if operator in _ORDERING:
@@ -136,10 +163,45 @@ class FilterCompiler:
         once = f"(select name_key({value}))"  # not for each record
         return f"strpos(name_key({expression}), {once}) > 0"
 
+    def _any_of(self, values: Sequence[Any], kind: Operands, target: str | None) -> str:
+        """The array of the values, with the ids of what they name in their place."""
+        found = [self._found(value, target) for value in values]
+        plain = [value for value, name in zip(values, found, strict=True) if name is None]
+        array = self._arguments.add(plain, f"{kind.sql_type}[]")
+        names = [name for name in found if name is not None]
+        return f"{array} || array[{', '.join(names)}]" if names else array
 
-def compile_filter(filter_: Any, fields: Mapping[str, FieldDefinition]) -> Condition:
+    def _found(self, value: Any, target: str | None) -> str | None:
+        """The id of the record that a lookup's value names otherwise, null where there is none.
+
+        It is looked for once, and not for each record.
+        """
+        if target is None or self._account_id is None:
+            return None
+        by, identifier = lookup_identifier(value)
+        if by == "record_id":
+            return None
+        account, key, by_, named = (
+            self._arguments.add(argument, kind)
+            for argument, kind in (
+                (self._account_id, "integer"),
+                (target, "text"),
+                (by, "text"),
+                (identifier, "text"),
+            )
+        )
+        of_object = (
+            f"select t.object_id from objects t"  # noqa: S608 - of arguments alone
+            f" where t.account_id = {account} and t.key = {key} and t.deleted_at is null"
+        )
+        return f"(select find_record({account}, ({of_object}), {by_}, {named}))"
+
+
+def compile_filter(
+    filter_: Any, fields: Mapping[str, FieldDefinition], account_id: int | None = None
+) -> Condition:
     """The condition that a filter stands for; it raises BadRequest when it is asked for."""
-    return lambda arguments: FilterCompiler(fields, arguments).condition(filter_)
+    return lambda arguments: FilterCompiler(fields, arguments, account_id).condition(filter_)
 
 
 def contained_in_name(filter_: Any) -> str | None:

@@ -77,11 +77,7 @@ def records_query(
     """
     text, *values = statement
     arguments = Arguments(*values)
-    conditions: list[str] = []
-    if ids is not None:
-        conditions.append(f"r.record_id = any ({arguments.add(list(ids), 'text[]')})")
-    if external_ids is not None:
-        conditions.append(f"r.external_id = any ({arguments.add(list(external_ids), 'text[]')})")
+    conditions = _naming(arguments, ids, external_ids)
     if condition is not None:
         conditions.append(condition(arguments))
     descending = order.descending != window.is_backwards
@@ -90,7 +86,7 @@ def records_query(
         beyond = f"and {_beyond(window.position, order, arguments, descending=descending)}"
     direction = "desc" if descending else "asc"
     parts = {
-        "/*conditions*/": "".join(f"\n          and {condition}" for condition in conditions),
+        "/*conditions*/": _all(conditions),
         "/*position*/": beyond,
         "/*order*/": f"order by {', '.join(f'{column} {direction}' for column, _ in order.columns)}",
         "/*limit*/": f"limit {arguments.add(window.size + 1, 'integer')}",
@@ -100,6 +96,30 @@ def records_query(
     for comment, part in parts.items():
         select = select.replace(comment, part)
     return (select, *arguments.values)
+
+
+def chosen(
+    statement: Sequence[object], ids: Sequence[str] | None, external_ids: Sequence[str] | None
+) -> tuple[object, ...]:
+    """The statement, of the named records alone, and its arguments."""
+    text, *values = statement
+    arguments = Arguments(*values)
+    conditions = _all(_naming(arguments, ids, external_ids))
+    return (str(text).replace("/*conditions*/", conditions), *arguments.values)
+
+
+def _naming(arguments: Arguments, ids: Sequence[str] | None, external_ids: Sequence[str] | None) -> list[str]:
+    """The conditions that hold for the named records."""
+    conditions: list[str] = []
+    if ids is not None:
+        conditions.append(f"r.record_id = any ({arguments.add(list(ids), 'text[]')})")
+    if external_ids is not None:
+        conditions.append(f"r.external_id = any ({arguments.add(list(external_ids), 'text[]')})")
+    return conditions
+
+
+def _all(conditions: Sequence[str]) -> str:
+    return "".join(f"\n          and {condition}" for condition in conditions)
 
 
 def _bounded(select: str, byte_limit: str) -> str:

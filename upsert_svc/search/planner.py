@@ -137,6 +137,20 @@ class Search:
             definition = current
         raise keeps_changing()
 
+    async def count(
+        self,
+        principal: Principal,
+        object_key: str,
+        ids: Sequence[str] | None,
+        external_ids: Sequence[str] | None,
+    ) -> int:
+        """How many of the named records there are. Raises RecordNotFound for an unknown object."""
+        definition = await self._definitions.current(principal.account_id, object_key)
+        statement = page_query.chosen(_SQL.count_chosen(**_ids(definition)), ids, external_ids)
+        async with self._database.main.connection() as connection:
+            count: int = await connection.fetchval(*statement)
+        return count
+
     async def _page(self, definition: Definition, request: PageRequest, query: RecordQuery) -> Page[Record]:
         order, scope = query.order(), query.scope(definition)
         window = self._cursors.window(scope, request)
@@ -374,7 +388,9 @@ def _completing(
     """What makes any of the statements one of the page: page_query.records_query with all else."""
     condition = None
     if isinstance(query.criteria, Filter):
-        condition = filters.compile_filter(query.criteria.value, definition.validator.fields)
+        condition = filters.compile_filter(
+            query.criteria.value, definition.validator.fields, definition.account_id
+        )
     return partial(
         page_query.records_query,
         order=order,

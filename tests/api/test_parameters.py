@@ -1,0 +1,456 @@
+"""A write never does what was not asked for, and a list answers what was asked or says that it cannot.
+
+By the route table: what an operation does not take of the closed list is refused by name, and nothing is
+written.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from tests.support.endpoints import (
+    ENDPOINTS,
+    NO_NAMES,
+    READ_ENDPOINTS,
+    WRITE_ENDPOINTS,
+    Endpoint,
+    Place,
+    ask,
+    each,
+)
+from tests.support.harness import Api, problems_of, record_of
+from upsert_svc.api.parameters import CONDITIONS, CREATION, DRY_RUN, IDENTIFIERS, PAGES, REPLACING
+
+DRY_RUNS = [endpoint for endpoint in WRITE_ENDPOINTS if endpoint.operation.takes >= DRY_RUN]
+PAGED = [endpoint for endpoint in READ_ENDPOINTS if endpoint.operation.takes >= PAGES]
+OVERRIDES = ["X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method"]
+SPELLINGS = ["dryRun=true", "dry-run=true", "DRY_RUN=true", "Dry_Run=false", "dryrun", "dry_run[]=true"]
+HARMLESS = (
+    "locale=en&page=1&per_page=100&page_size=100&sort=&external_id=&name=&strategy=&dataOnly=&filter[ids]="
+    "&filter[external_ids]=&page[number]=&field_id=6&source=x&filter[dynamic_values][a]=b&organization_id=7"
+    "&requester_id=5&include=x&page=abc&dry=true&name_of=x&filtered=x&_=1"
+)
+
+
+def without(*taken: str) -> pytest.MarkDecorator:
+    """Has a test run for each endpoint that takes none of these."""
+    return each([endpoint for endpoint in ENDPOINTS if endpoint.operation.takes.isdisjoint(taken)])
+
+
+def also(endpoint: Endpoint, *added: str) -> str:
+    """The query that the endpoint wants, and more."""
+    return "&".join(part for part in (urlencode(endpoint.query), *added) if part)
+
+
+def assert_named(response: httpx.Response, name: str) -> None:
+    assert (response.status_code, response.json()["error"]) == (400, "BadRequest"), response.text
+    assert name in response.json()["description"]
+
+
+async def targets(api: Api, endpoint: Endpoint) -> Mapping[str, str]:
+    """What to put in the path of a write that may be carried out."""
+    key = await api.new_object({"key": "color", "type": "text"}, naming={"is_unique": True})
+    if endpoint.method == "POST":
+        return {"key": key}
+    return {"key": key, "id": record_of(await api.create(key, name="Ford", external_id="v1"))["id"]}
+
+
+async def definition(api: Api, key: str) -> tuple[Any, ...]:
+    paths = (f"/custom_objects/{key}", f"/custom_objects/{key}/fields", "/custom_objects/limits/object_limit")
+    return (*[(await api.client.get(path)).json() for path in paths], await api.records(key))
+
+
+# Dry runs
+
+
+@each(DRY_RUNS)
+async def test_a_dry_run_answers_as_the_write_would_and_changes_nothing(api: Api, endpoint: Endpoint) -> None:
+    place = Place("", "color", "", "")
+    names = await targets(api, endpoint)
+    before = await definition(api, names["key"])
+    imagined = await ask(api, place, endpoint, names=names, query=also(endpoint, "dry_run=true"))
+    assert await definition(api, names["key"]) == before
+    real = await ask(api, place, endpoint, names=names)
+    assert real.is_success, real.text
+    assert imagined.status_code == real.status_code, imagined.text
+    assert _shape(imagined) == _shape(real)
+    if endpoint.path.endswith("/custom_objects"):
+        await api.client.delete(f"/custom_objects/{endpoint.body['custom_object']['key']}")
+
+
+def _shape(response: httpx.Response) -> Any:
+    """What is the same of two answers, one of which numbers what it makes."""
+    text = re.sub(r"[0-9A-Z]{26}|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ|\d{3,}", "…", response.text)
+    headers = {name for name in response.headers if name not in ("etag", "upsert-result")}
+    return text, headers
+
+
+@pytest.mark.parametrize("by", ["id", "external_id", "name"])
+async def test_a_dry_run_of_a_deletion_meets_what_the_deletion_would_meet(api: Api, by: str) -> None:
+    key = await api.new_object(naming={"is_unique": True})
+    made = await api.create(key, name="Ford", external_id="v1")
+    record = record_of(made)
+    root = f"/custom_objects/{key}/records"
+    urls = {
+        "id": f"{root}/{record['id']}?",
+        "external_id": f"{root}?external_id=v1&",
+        "name": f"{root}?name=Ford&",
+    }
+    missing = {
+        "id": f"{root}/{'0' * 26}?",
+        "external_id": f"{root}?external_id=v2&",
+        "name": f"{root}?name=x&",
+    }
+    stale, current = {"If-Match": '"x"'}, {"If-Match": made.headers["ETag"]}
+    answers = [
+        await api.client.delete(f"{missing[by]}dry_run=true"),
+        await api.client.delete(f"{urls[by]}dry_run=true", headers=stale),
+        await api.client.delete(f"{urls[by]}dry_run=true", headers=current),
+        await api.client.delete(f"{urls[by]}dry_run=TRUE"),
+    ]
+    assert [answer.status_code for answer in answers] == [404, 412, 204, 204]
+    assert await api.records(key) == [record]
+    assert (await api.client.delete(f"{urls[by]}dry_run=false")).status_code == 204
+    assert await api.records(key) == []
+
+
+async def test_a_dry_run_of_a_definition_is_refused_as_the_change_would_be(api: Api) -> None:
+    key = await api.new_object({"key": "color", "type": "text"})
+    taken = {"custom_object": {"key": key, "title": "x"}}
+    assert (await api.client.post("/custom_objects?dry_run=true", json=taken)).status_code == 422
+    assert (await api.client.delete(f"/custom_objects/{key}/fields/none?dry_run=true")).status_code == 404
+    record_of(await api.create(key, name="Ford", custom_object_fields={"color": "red"}))
+    assert (await api.client.delete(f"/custom_objects/{key}/fields/color?dry_run=true")).status_code == 204
+    (record,) = await api.records(key)
+    assert record["custom_object_fields"] == {"color": "red"}
+
+
+@each(WRITE_ENDPOINTS)
+@pytest.mark.parametrize(
+    "asked", [*SPELLINGS, "dry_run", "dry_run=", "dry_run=1", "dry_run=true&dry_run=false"]
+)
+async def test_a_dry_run_that_is_spelt_wrong_writes_nothing(
+    api: Api, place: Place, endpoint: Endpoint, asked: str
+) -> None:
+    before = await place.state(api)
+    assert_named(await ask(api, place, endpoint, query=also(endpoint, asked)), "dry_run")
+    assert await place.state(api) == before
+
+
+# What is not taken
+
+
+@without("dry_run")
+@pytest.mark.parametrize("value", ["true", "false", ""])
+async def test_a_dry_run_is_refused_where_there_is_none(
+    api: Api, place: Place, endpoint: Endpoint, value: str
+) -> None:
+    before = await place.state(api)
+    assert_named(await ask(api, place, endpoint, query=also(endpoint, f"dry_run={value}")), "dry_run")
+    assert await place.state(api) == before
+
+
+@without(*REPLACING)
+@pytest.mark.parametrize("asked", ["strategy=replace", "strategy=bogus", "dataOnly=true", "data_only=true"])
+async def test_what_goes_with_a_replacement_is_refused_elsewhere(
+    api: Api, place: Place, endpoint: Endpoint, asked: str
+) -> None:
+    before = await place.state(api)
+    response = await ask(api, place, endpoint, query=also(endpoint, asked))
+    assert_named(response, asked.partition("=")[0])
+    assert "PUT of a record" in response.json()["description"]
+    assert await place.state(api) == before
+
+
+@each([endpoint for endpoint in WRITE_ENDPOINTS if not endpoint.operation.takes & IDENTIFIERS])
+@pytest.mark.parametrize("asked", ["external_id=v1", "name=Ford", "externalId=v1", "filter[external_ids]=v1"])
+async def test_a_write_is_refused_that_names_a_record_where_none_is_looked_for(
+    api: Api, place: Place, endpoint: Endpoint, asked: str
+) -> None:
+    before = await place.state(api)
+    assert_named(await ask(api, place, endpoint, query=also(endpoint, asked)), asked.partition("=")[0])
+    assert await place.state(api) == before
+
+
+@each([endpoint for endpoint in WRITE_ENDPOINTS if endpoint.operation.takes >= IDENTIFIERS])
+@pytest.mark.parametrize("asked", ["filter[ids]=x", "filter[name]=x", "filter=x", "externalId=v2"])
+async def test_a_write_of_one_record_takes_no_filter(
+    api: Api, place: Place, endpoint: Endpoint, asked: str
+) -> None:
+    before = await place.state(api)
+    assert_named(await ask(api, place, endpoint, query=also(endpoint, asked)), asked.partition("=")[0])
+    assert await place.state(api) == before
+
+
+@each(WRITE_ENDPOINTS)
+@pytest.mark.parametrize("header", OVERRIDES)
+async def test_a_write_is_refused_that_is_meant_for_another_method(
+    api: Api, place: Place, endpoint: Endpoint, header: str
+) -> None:
+    before = await place.state(api)
+    for method in {"PATCH", "PUT", "POST", "DELETE", "GET"} - {endpoint.method}:
+        assert_named(await ask(api, place, endpoint, headers={header: method.lower()}), header)
+    assert await place.state(api) == before
+
+
+async def test_a_read_that_is_meant_to_write_is_refused(api: Api, place: Place) -> None:
+    url = place.url("/custom_objects/{key}/records/{id}")
+    assert_named(await api.client.get(url, headers={OVERRIDES[0]: "DELETE"}), OVERRIDES[0])
+    assert (await api.client.get(url, headers={OVERRIDES[0]: "GET"})).status_code == 200
+    searched = await api.client.post(
+        place.url("/custom_objects/{key}/records/search"),
+        json={"filter": {"name": {"$eq": "Ford"}}},
+        headers={OVERRIDES[0]: "GET"},
+    )
+    assert searched.status_code == 200
+
+
+@each([endpoint for endpoint in WRITE_ENDPOINTS if endpoint.operation.takes.isdisjoint(CONDITIONS)])
+@pytest.mark.parametrize("header", sorted(CONDITIONS))
+@pytest.mark.parametrize("value", ['"x"', "*", "x"])
+async def test_a_condition_is_refused_where_there_is_no_version_to_compare(
+    api: Api, place: Place, endpoint: Endpoint, header: str, value: str
+) -> None:
+    if f"{header}: {value}" in endpoint.operation.takes:
+        return
+    before = await place.state(api)
+    assert_named(await ask(api, place, endpoint, headers={header: value}), header)
+    assert await place.state(api) == before
+
+
+async def test_a_creation_may_ask_for_a_record_that_is_not_there(api: Api) -> None:
+    assert [str(e) for e in ENDPOINTS if e.operation.takes & CREATION] == [
+        "POST /custom_objects/{key}/records"
+    ]
+    key = await api.new_object()
+    response = await api.client.post(
+        f"/custom_objects/{key}/records",
+        json={"custom_object_record": {"name": "Ford"}},
+        headers={"If-None-Match": "*"},
+    )
+    assert response.status_code == 201
+
+
+@each(ENDPOINTS)
+async def test_what_is_harmless_is_ignored_by_every_endpoint(
+    api: Api, endpoint: Endpoint, place: Place
+) -> None:
+    names = NO_NAMES if endpoint.operation.reads else await targets(api, endpoint)
+    harmless = [part for part in HARMLESS.split("&") if part.partition("=")[0] not in endpoint.query]
+    headers = {OVERRIDES[0]: endpoint.method, OVERRIDES[1]: ""}
+    response = await ask(api, place, endpoint, names=names, query=also(endpoint, *harmless), headers=headers)
+    assert response.is_success, response.text
+    if str(endpoint) == "POST /custom_objects":
+        await api.client.delete(f"/custom_objects/{endpoint.body['custom_object']['key']}")
+
+
+# Pages
+
+
+@each(PAGED)
+@pytest.mark.parametrize("asked", ["page=2", "page=02", "page=10&per_page=5", "page[number]=2"])
+async def test_a_page_by_its_number_is_refused(
+    api: Api, place: Place, endpoint: Endpoint, asked: str
+) -> None:
+    assert_named(await ask(api, place, endpoint, query=also(endpoint, asked)), "page[after]")
+
+
+async def test_an_export_has_no_numbered_pages(api: Api, place: Place) -> None:
+    url = f"/incremental/custom_objects/{place.key}/cursor?start_time=0"
+    assert_named(await api.client.get(f"{url}&page=2"), "cursor")
+    assert_named(await api.client.get(f"{url}&external_id=v1"), "external_id")
+
+
+# The body
+
+
+@each([endpoint for endpoint in WRITE_ENDPOINTS if endpoint.has_body])
+@pytest.mark.parametrize("name", ["dry_run", "dryRun", "DRY-RUN"])
+async def test_a_dry_run_in_the_body_is_refused_and_belongs_into_the_query(
+    api: Api, place: Place, endpoint: Endpoint, name: str
+) -> None:
+    before = await place.state(api)
+    body = endpoint.body
+    bodies = [{**body, name: True}, {**body, name: False}]
+    if isinstance(body[endpoint.wrapper], dict):
+        bodies.append({endpoint.wrapper: {**body[endpoint.wrapper], name: True}})
+    for sent in bodies:
+        response = await ask(api, place, endpoint, body=sent)
+        assert_named(response, name)
+        assert "dry_run belongs into the query" in response.json()["description"]
+    assert await place.state(api) == before
+
+
+@pytest.mark.parametrize("option", [{"strategy": "merge"}, {"dataOnly": True}, {"Strategy": "replace"}])
+async def test_a_strategy_beside_the_record_is_refused(api: Api, option: Mapping[str, Any]) -> None:
+    key = await api.new_object({"key": "color", "type": "text"})
+    made = record_of(await api.create(key, name="Ford", custom_object_fields={"color": "red"}))
+    url = f"/custom_objects/{key}/records/{made['id']}"
+    for method in ("PUT", "PATCH"):
+        response = await api.client.request(
+            method, url, json={"custom_object_record": {"name": "Fiat"}, **option}
+        )
+        assert_named(response, next(iter(option)))
+    assert await api.records(key) == [made]
+
+
+async def test_a_field_may_be_called_as_a_parameter_is(api: Api) -> None:
+    key = await api.new_object({"key": "dry_run", "type": "checkbox"}, {"key": "strategy", "type": "text"})
+    fields = {"dry_run": True, "strategy": "x"}
+    assert (
+        record_of(await api.create(key, name="x", custom_object_fields=fields))["custom_object_fields"]
+        == fields
+    )
+
+
+@pytest.mark.parametrize("query", [{}, {"strategy": "merge"}, {"strategy": "replace"}, {"dry_run": "true"}])
+@pytest.mark.parametrize("is_beside", [False, True])
+async def test_a_replacement_with_a_field_one_level_too_high_is_refused_and_clears_nothing(
+    api: Api, query: Mapping[str, str], is_beside: bool
+) -> None:
+    key = await api.new_object({"key": "color", "type": "text"}, {"key": "url", "type": "text"})
+    fields = {"color": "red", "url": "x"}
+    made = record_of(await api.create(key, name="Ford", external_id="v1", custom_object_fields=fields))
+    root = f"/custom_objects/{key}/records"
+    body: dict[str, Any] = {"custom_object_record": {"custom_object_fields": {"size": 1}}}
+    (body if is_beside else body["custom_object_record"])["color"] = "blue"
+    for url, found_by in ((f"{root}/{made['id']}", {}), (root, {"external_id": "v1"})):
+        problems = problems_of(await api.client.put(url, params={**found_by, **query}, json=body))
+        assert problems["color"] == ["color is a field and belongs into custom_object_fields"]
+        assert "size" in problems
+    assert await api.records(key) == [made]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"custom_object_record": {"name": "Ford"}, "custom_object_fields": {"color": "blue"}},
+        {"custom_object_record": {"name": "Ford", "fields": {"color": "blue"}}},
+        {"custom_object_record": {"name": "Ford", **{f"x{n}": 1 for n in range(300)}, "color": "blue"}},
+    ],
+    ids=["beside the record", "under another name", "after many others"],
+)
+async def test_a_replacement_with_its_fields_in_another_place_is_refused_and_clears_nothing(
+    api: Api, sent: Mapping[str, Any]
+) -> None:
+    key = await api.new_object({"key": "color", "type": "text"})
+    made = record_of(await api.create(key, name="Ford", custom_object_fields={"color": "red"}))
+    url = f"/custom_objects/{key}/records/{made['id']}"
+    assert list(problems_of(await api.client.put(url, json=sent))) == ["color"]
+    assert await api.records(key) == [made]
+    emptied = {"custom_object_record": {"name": "Ford", "meta": {"colour": "blue"}, "tags": ["color"]}}
+    assert record_of(await api.client.put(url, json=emptied))["custom_object_fields"] == {"color": None}
+
+
+async def test_a_record_may_be_sent_back_where_a_field_is_called_as_its_attributes_are(api: Api) -> None:
+    key = await api.new_object({"key": "url", "type": "text"})
+    made = record_of(await api.create(key, name="Ford", custom_object_fields={"url": "x"}))
+    url = f"/custom_objects/{key}/records/{made['id']}"
+    for sent in (made, {**made, "colour": "blue"}):
+        response = await api.client.put(url, json={"custom_object_record": sent})
+        assert response.headers["Upsert-Result"] == "unchanged"
+
+
+# Lists
+
+CHOOSING = [
+    "external_id=VIN-2",
+    "external_id=nobody",
+    "name=Ada",
+    "externalId=x",
+    "filter[external_id]=VIN-2",
+    "filter[name]=Ada",
+    "filter=VIN-2",
+]
+
+
+@pytest.mark.parametrize("asked", CHOOSING)
+@pytest.mark.parametrize("path", ["", "/count", "/search?query=ford", "/autocomplete"])
+async def test_a_list_is_refused_that_would_answer_more_than_was_asked(
+    api: Api, place: Place, path: str, asked: str
+) -> None:
+    if (path, asked[:5]) == ("/autocomplete", "name="):
+        return
+    url = f"/custom_objects/{place.key}/records{path}"
+    response = await api.client.get(f"{url}{'&' if '?' in path else '?'}{asked}")
+    assert_named(response, asked.partition("=")[0])
+    assert re.search(r"filter\[external_ids\]|/search", response.json()["description"])
+    missing = await api.client.get(f"{url.replace(place.key, 'nowhere')}{'&' if '?' in path else '?'}{asked}")
+    assert missing.status_code == 404
+
+
+@pytest.fixture(scope="module")
+async def people(api: Api) -> tuple[str, Mapping[str, str]]:
+    """An object of records that are called as their external_ids are, and their ids."""
+    key = await api.new_object()
+    names = ("VIN-1", "VIN-2", "Smith, J", "Smith")
+    made = [record_of(await api.create(key, name=name, external_id=name)) for name in names]
+    return key, {record["name"]: record["id"] for record in made}
+
+
+ALL = ["VIN-1", "VIN-2", "Smith, J", "Smith"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"filter[ids]": "", "filter[external_ids]": "VIN-1"}, ["VIN-1"]),
+        ({"filter[external_ids]": ""}, ALL),
+        ({"filter[external_ids]": ","}, ALL),
+        ({"filter[external_ids]": " , "}, ALL),
+        ({"filter[external_ids]": "VIN-1, VIN-2"}, ["VIN-1", "VIN-2"]),
+        ({"filter[external_ids]": " VIN-1 ,,\tVIN-2 "}, ["VIN-1", "VIN-2"]),
+        ({"filter[external_ids]": "nobody"}, []),
+        ({"filter[ids]": "{VIN-1}, {VIN-2}"}, ["VIN-1", "VIN-2"]),
+        ({"filter[ids]": "{VIN-1}", "filter[external_ids]": "VIN-2"}, []),
+        ({"filter[ids]": "{VIN-1}", "filter[external_ids]": "VIN-1, VIN-2"}, ["VIN-1"]),
+    ],
+)
+async def test_a_list_and_its_count_answer_what_the_filters_name(
+    api: Api, people: tuple[str, Mapping[str, str]], asked: Mapping[str, str], found: list[str]
+) -> None:
+    key, ids = people
+    query = {name: value.format_map(ids) for name, value in asked.items()}
+    root = f"/custom_objects/{key}/records"
+    page = (await api.client.get(root, params=query)).json()
+    assert [record["name"] for record in page["custom_object_records"]] == found
+    count = (await api.client.get(f"{root}/count", params=query)).json()["count"]
+    assert count["value"] == len(found)
+    every = {"filter": {"name": {"$exists": True}}}
+    page = (await api.client.post(f"{root}/search", params=query, json=every)).json()
+    assert [record["name"] for record in page["custom_object_records"]] == found
+
+
+async def test_an_external_id_with_a_comma_is_found_by_the_search(
+    api: Api, people: tuple[str, Mapping[str, str]]
+) -> None:
+    key, _ = people
+    wanted = {"filter": {"external_id": {"$in": ["Smith, J"]}}}
+    page = (await api.client.post(f"/custom_objects/{key}/records/search", json=wanted)).json()
+    assert [record["name"] for record in page["custom_object_records"]] == ["Smith, J"]
+
+
+@pytest.mark.parametrize("name", ["filter[ids]", "filter[external_ids]"])
+@pytest.mark.parametrize("path", ["", "/count", "/autocomplete"])
+async def test_a_filter_that_is_given_twice_is_refused(api: Api, place: Place, path: str, name: str) -> None:
+    url = f"/custom_objects/{place.key}/records{path}"
+    assert_named(await api.client.get(f"{url}?{name}=a&{name}=b"), name)
+
+
+async def test_a_count_of_too_many_is_refused_and_of_a_missing_object_not_found(
+    api: Api, place: Place
+) -> None:
+    many = "filter[ids]=" + "x," * 101
+    response = await api.client.get(f"/custom_objects/{place.key}/records/count?{many}")
+    assert (response.status_code, response.json()["error"]) == (400, "TooManyValues")
+    assert (await api.client.get(f"/custom_objects/nowhere/records/count?{many}")).status_code == 404
+
+
+async def test_a_search_by_a_page_number_in_its_body_is_refused(api: Api, place: Place) -> None:
+    body = {"filter": {"name": {"$exists": True}}, "page": {"number": 2}}
+    response = await api.client.post(f"/custom_objects/{place.key}/records/search", json=body)
+    assert_named(response, "page.after")
