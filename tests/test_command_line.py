@@ -521,3 +521,15 @@ def test_the_compose_file_puts_no_password_into_a_url() -> None:
     stopping = fields["shutdown_delay_seconds"].default + fields["shutdown_timeout_seconds"].default + 5
     assert grace is not None
     assert int(grace[1]) > stopping
+
+
+async def test_the_object_of_ones_own_in_the_readme_is_made_by_its_lines(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text().partition("## An object of your own\n")[2]
+    async with serving("--data-dir", str(tmp_path / "data"), **ADMIN) as (client, _):
+        lines = text.split("```\n")[1].replace("http://127.0.0.1:8080", str(client.base_url).rstrip("/"))
+        pasted = await asyncio.create_subprocess_shell(
+            lines, stdout=asyncio.subprocess.PIPE, env=os.environ | {"TOKEN": TOKEN}
+        )
+        out, _ = await asyncio.wait_for(pasted.communicate(), 30)
+    assert b'"count":1' in out or b'"name":"Emma"' in out
+    assert b'"error"' not in out
