@@ -23,8 +23,8 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
-run: setup  ## serves a demo on an embedded PostgreSQL, and prints requests to paste
-	$(BIN)/upsert-svc serve --demo
+run: setup  ## serves a demo on an embedded PostgreSQL; make run ARGS="--port 8081" takes another port
+	$(BIN)/upsert-svc serve --demo $(ARGS)
 
 demo: setup  ## loads a real file three times through the HTTP endpoint
 	$(BIN)/python -m examples.airports

@@ -65,6 +65,7 @@ select first_transaction_since(:account_id, :object_id, :since)::text;
 
 -- name: timeline
 -- Where transaction ids mean what they mean: another cluster, or one restored to an earlier time, gives them anew; and a
--- dump that is restored brings back a table of its own, with less in it than was read.
+-- dump that is restored brings back a table of its own, with less in it than was read. A base backup brings all three
+-- back: there the life is another one, which `migrate` has begun; a database that was never restored has none.
 select (select system_identifier from pg_control_system()) || '.' || (select timeline_id from pg_control_checkpoint())
-       || '.' || 'changes'::regclass::oid;
+       || '.' || 'changes'::regclass::oid || coalesce('.' || encode(service_key('life'), 'hex'), '');

@@ -372,16 +372,7 @@ create type record_change as (
 );
 
 -- The service role owns nothing: it reads and writes only what it needs.
-do $$
-begin
-    create role upsert_svc nologin;
-exception when duplicate_object or unique_violation then
-    null;  -- roles belong to the cluster: another database, or another migration just now, made it
-end $$;
-do $$
-begin
-    execute format('grant upsert_svc to %I', current_user);
-end $$;
+-- `migrate` has made it, and the owner a member of it.
 -- Tokens, users and keys it finds by functions (access.sql), and cannot list.
 grant select (account_id, last_id), update (last_id) on accounts to upsert_svc;
 grant select on described_fields to upsert_svc;

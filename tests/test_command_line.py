@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import re
 import signal
@@ -10,16 +11,21 @@ import socket
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
 from pathlib import Path
 
+import asyncpg
 import httpx
 import psutil
 import pytest
 
 from tests.support.harness import Cluster
 from tests.support.processes import TOKEN, free_port, run, serving, start, start_in, until_ready
+from upsert_svc import database_urls
+from upsert_svc.settings import Settings
 
 ADMIN = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": TOKEN}
+ROOT = Path(__file__).parents[1]
 CARS = "/api/v2/custom_objects/car/records"
 
 
@@ -69,6 +75,7 @@ async def test_the_demo_prints_requests_that_work_when_pasted_anywhere_and_no_to
             out, _ = await pasted.communicate()
             assert "HTTP/1.1 200" in out.decode()
             assert f"upsert-result: {outcome}" in out.decode()
+        assert "demo@example.com" in text
     (data / "demo-token").chmod(0o644)
     async with _demo(data, "--show-token") as (text, _):
         assert f"Token of an admin: {token}" in text
@@ -98,20 +105,52 @@ async def _demo(data: Path, *arguments: str) -> AsyncIterator[tuple[str, httpx.A
 async def test_a_token_is_printed_once_listed_without_its_text_and_revoked(cluster: Cluster) -> None:
     url = await cluster.new_database()
     create = ("token", "create", "--email", "e@example.com", "--role", "agent", "--name", "sync")
-    code, out, _ = await run(*create, "--database-url", url)
-    token = out.strip().splitlines()[-1]
+    code, out, err = await run(*create, "--database-url", url)
+    token = out.removesuffix("\n")
     assert (code, token[:7], len(token)) == (0, "upsert_", 50)
     code, out, _ = await run("token", "list", DATABASE_URL=url)
     assert code == 0
     assert "e@example.com" in out
     assert token[-4:] in out
     assert token not in out
+    told = re.fullmatch(r"Token (\d+) of user (\d+) \(e@example.com\)\n", err)
+    assert told is not None
+    assert re.search(rf"│ {told[1]} .*│ {told[2]} +│ e@example.com", out)
     token_id = re.search(r"│ (\d+) ", out)
     assert token_id is not None
     assert (await run("token", "revoke", token_id[1], DATABASE_URL=url))[0] == 0
     code, _, err = await run("token", "revoke", token_id[1], DATABASE_URL=url)
     assert code == 1
     assert "not revoked" in err
+
+
+async def test_a_token_is_alone_on_the_standard_output_of_a_new_database_or_json_with_its_ids(
+    owner_url: str,
+) -> None:
+    create = ("token", "create", "--email", "A@x", "--database-url", owner_url)
+    _, out, err = await run(*create, "--role", "admin")
+    assert re.fullmatch(r"upsert_\S+\n", out)
+    assert "Applied migration" in err
+    code, out, err = await run(*create, "--role", "agent", "--json")
+    assert (code, err) == (0, "a@x was admin and is agent now, with all tokens\n")
+    told = json.loads(out)
+    assert (told["email"], told["role"], told["account"]) == ("a@x", "agent", "default")
+    assert {type(told["token_id"]), type(told["user_id"])} == {int}
+    assert told["token"].startswith("upsert_")
+
+
+async def test_another_bootstrap_token_takes_the_place_of_the_one_before(owner_url: str) -> None:
+    first, second = ADMIN, ADMIN | {"BOOTSTRAP_TOKEN": "b" * 40}
+    await run("migrate", DATABASE_URL=owner_url, **first)
+    code, _, err = await run("migrate", DATABASE_URL=owner_url, **second)
+    assert code == 0
+    assert re.fullmatch(r"Revoked token \d+, the bootstrap token before this one\n", err)
+    assert (await run("migrate", DATABASE_URL=owner_url, **second))[2] == ""
+    assert "was revoked" in (await run("migrate", DATABASE_URL=owner_url, **first))[2]
+    connection = await asyncpg.connect(owner_url)
+    valid = await connection.fetch("select last_four from tokens where revoked_at is null")
+    await connection.close()
+    assert [row["last_four"] for row in valid] == ["bbbb"]
 
 
 async def test_migrate_says_when_there_is_nothing_to_do(cluster: Cluster) -> None:
@@ -123,10 +162,31 @@ async def test_migrate_says_when_there_is_nothing_to_do(cluster: Cluster) -> Non
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
-        (("serve",), {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "connect"),
+        (("serve",), {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "Cannot connect"),
+        (("serve",), {"DATABASE_URL": "postgresql://u@a..b/none"}, "Cannot connect"),
+        (
+            ("migrate",),
+            {"DATABASE_URL": "postgresql://u@h/none?sslmode=verify-ca&sslrootcert=/nowhere"},
+            "Cannot connect",
+        ),
+        (("serve",), {"DATABASE_URL": ""}, "UPSERT_SVC_DATABASE_URL: must be a URL such as"),
+        (("migrate", "--database-url", "nonsense"), {}, "UPSERT_SVC_DATABASE_URL: must be a URL such as"),
+        (("serve",), {"STATEMENT_TIMEOUT_SECONDS": "inf"}, "UPSERT_SVC_STATEMENT_TIMEOUT_SECONDS: must be"),
+        (("work",), {"DATA_DIR": ""}, "UPSERT_SVC_DATA_DIR: must name a directory"),
+        (("work", "--data-dir", ""), {}, "UPSERT_SVC_DATA_DIR: must name a directory"),
+        (("token", "create", "--email", "", "--role", "admin"), {}, "--email must be an e-mail address"),
+        (("token", "create", "--email", "a:b@x", "--role", "admin"), {}, "--email must be an e-mail"),
+        (("token", "create", "--email", "a@x", "--role", "admin", "--account", " "), {}, "--account must"),
+        (("role", "create", "--name", ""), {"DATABASE_URL": "postgresql://u@h/d"}, "--name must not be"),
+        (
+            ("token", "list"),
+            {"POOL_SIZES": "1"},
+            "UPSERT_SVC_POOL_SIZES is not a setting; do you mean UPSERT_",
+        ),
+        (("export", "car"), {"LOG_REQUEST": "1"}, "do you mean UPSERT_SVC_LOG_REQUESTS?"),
         (("migrate",), {"BOOTSTRAP_EMAIL": "a@example.com"}, "belong together"),
         (("migrate",), {"BOOTSTRAP_EMAIL": "a@b.c", "BOOTSTRAP_TOKEN": "short"}, "BOOTSTRAP_TOKEN"),
-        (("migrate",), {"RATE_LIMIT_TOKEN": "5/fortnight"}, "RATE_LIMIT_TOKEN: Value error, must be"),
+        (("migrate",), {"RATE_LIMIT_TOKEN": "5/fortnight"}, "RATE_LIMIT_TOKEN: must be"),
         (("serve", "--port", "x"), {}, "--port"),
     ],
 )
@@ -137,7 +197,37 @@ async def test_an_operators_mistake_is_a_message_and_no_traceback(
     assert code not in (0, None)
     assert message in err
     assert "Traceback" not in out + err
+    assert err.count("\n") == 1 or code == 2
     assert "short" not in err
+
+
+async def test_settings_of_all_commands_may_be_set_for_each() -> None:
+    settings = {"URL": "http://h", "TOKEN": "t", "LANES": "1", "DATABASE_URL": "postgresql://u@127.0.0.1:1/d"}
+    assert "Cannot connect" in (await run("migrate", **settings))[2]
+
+
+async def test_the_version_is_told() -> None:
+    assert await run("--version") == (0, f"upsert-svc {version('upsert_svc')}\n", "")
+
+
+async def test_help_tells_defaults_and_settings() -> None:
+    assert "FILE.refused.ndjson" in (await run("import", "--help"))[1]
+    assert "else ndjson" in " ".join((await run("export", "--help"))[1].split())
+    out = (await run("serve", "--help", NO_SETTING="1"))[1]
+    assert "(data)" in out
+    for name in Settings.model_fields:
+        assert f"UPSERT_SVC_{name.upper()}" in out
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_start_that_fails_says_nothing_of_serving(cluster: Cluster, workers: str) -> None:
+    url = await cluster.new_database()
+    connection = await asyncpg.connect(url)
+    # asked for when the application starts, and by nothing before
+    await connection.execute("alter function service_key(text) rename to missing")
+    await connection.close()
+    code, out, _ = await run("serve", "--port", "0", "--workers", workers, DATABASE_URL=url)
+    assert (code, out) == (3, "")
 
 
 async def make_cars(client: httpx.AsyncClient) -> None:
@@ -384,3 +474,66 @@ async def test_the_first_start_makes_the_login_with_the_password_of_its_url(else
     assert err == ""
     async with serving(**settings, **ADMIN) as (client, _):
         assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_demo_whose_token_was_revoked_is_one_line(tmp_path: Path, owner_url: str) -> None:
+    demo = ("serve", "--demo", "--port", "0", "--data-dir", str(tmp_path), "--database-url", owner_url)
+    await first_lines(*demo[1:2], "--data-dir", str(tmp_path), "--database-url", owner_url)
+    connection = await asyncpg.connect(owner_url)
+    await connection.execute("update tokens set revoked_at = now()")
+    await connection.close()
+    code, out, err = await run(*demo)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == f"The demo's token was revoked: delete {tmp_path}/demo-token for a new one"
+    assert "Traceback" not in err
+
+
+async def test_passwords_of_any_characters_are_handed_over_beside_the_urls(elsewhere: str) -> None:
+    password = "a/b#c?d%e@f:g h+i=&'\"$x\\"
+    connection = await asyncpg.connect(elsewhere)
+    await connection.execute("create role hand_over login createrole password 'hand'")
+    await connection.execute("drop database if exists hand_over")
+    await connection.execute("create database hand_over owner hand_over")
+    statement = "select format('alter role hand_over password %L', $1::text)"
+    await connection.execute(await connection.fetchval(statement, password))
+    await connection.execute("grant upsert_svc to hand_over with admin option")
+    await connection.close()
+    address = elsewhere.partition("@")[2].replace("/upsert_svc?", "/hand_over?")
+    settings = {
+        "DATABASE_URL": f"postgresql://upsert_svc@{address}",
+        "DATABASE_PASSWORD": password,
+        "MIGRATION_DATABASE_URL": f"postgresql://hand_over@{address}",
+        "MIGRATION_DATABASE_PASSWORD": password,
+    }
+    for workers in ("1", "2"):
+        async with serving("--workers", workers, **settings, **ADMIN) as (client, _):
+            assert (await client.get("/readyz")).status_code == 200
+
+
+def test_the_compose_file_puts_no_password_into_a_url() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert not re.search(r"://[^\s]*\$", text)
+    for name in ("DATABASE", "MIGRATION_DATABASE"):
+        assert re.search(rf"UPSERT_SVC_{name}_PASSWORD: \$\{{", text)
+    set_there = set(re.findall(r"^ +UPSERT_SVC_(\w+):", text, re.MULTILINE))
+    assert set_there <= {name.upper() for name in Settings.model_fields}
+    for url in re.findall(r"_URL: (\S+)", text):
+        assert database_urls.checked(url)
+    assert text.count("restart: unless-stopped") == 2
+    grace = re.search(r"stop_grace_period: (\d+)s", text.partition("  service:")[2])
+    fields = Settings.model_fields
+    stopping = fields["shutdown_delay_seconds"].default + fields["shutdown_timeout_seconds"].default + 5
+    assert grace is not None
+    assert int(grace[1]) > stopping
+
+
+async def test_the_object_of_ones_own_in_the_readme_is_made_by_its_lines(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text().partition("## An object of your own\n")[2]
+    async with serving("--data-dir", str(tmp_path / "data"), **ADMIN) as (client, _):
+        lines = text.split("```\n")[1].replace("http://127.0.0.1:8080", str(client.base_url).rstrip("/"))
+        pasted = await asyncio.create_subprocess_shell(
+            lines, stdout=asyncio.subprocess.PIPE, env=os.environ | {"TOKEN": TOKEN}
+        )
+        out, _ = await asyncio.wait_for(pasted.communicate(), 30)
+    assert b'"count":1' in out or b'"name":"Emma"' in out
+    assert b'"error"' not in out

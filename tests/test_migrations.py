@@ -111,6 +111,31 @@ async def test_a_step_that_was_changed_after_it_was_applied_is_refused(
         await migrations.migrate(url)
 
 
+async def test_a_database_of_a_later_version_is_refused_and_its_steps_are_named(cluster: Cluster) -> None:
+    url = await cluster.new_database()
+    connection = await asyncpg.connect(url)
+    await connection.execute("insert into schema_migrations (name, digest) values ('9998_later', 'x')")
+    with pytest.raises(migrations.MigrationError, match=r"later version.*9998_later"):
+        await migrations.migrate(url)
+    await connection.close()
+
+
+async def test_what_is_said_to_be_restored_begins_another_life(
+    cluster: Cluster,
+) -> None:
+    url = await cluster.new_database()
+    connection = await asyncpg.connect(url)
+    life = "select secret from service_keys where name = 'life'"
+    assert await connection.fetchval(life) is None
+    await migrations.migrate(url, is_restored=True)
+    first = await connection.fetchval(life)
+    await migrations.migrate(url)
+    assert await connection.fetchval(life) == first
+    await migrations.migrate(url, is_restored=True)
+    assert await connection.fetchval(life) != first
+    await connection.close()
+
+
 async def test_a_step_that_fails_leaves_nothing_behind(cluster: Cluster, directory: Path) -> None:
     url = await cluster.new_database()
     before = await catalog(url)

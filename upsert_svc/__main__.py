@@ -2,27 +2,31 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 from pydantic import SecretStr, ValidationError
-from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
 from upsert_svc import demo, logs, migrations, server
+from upsert_svc import settings as all_settings
 from upsert_svc.accounts import tokens
 from upsert_svc.db import embedded, roles
 from upsert_svc.db.pools import SERVICE_ROLE, UnreachableDatabase, owner_transaction
 from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.jobs import worker
-from upsert_svc.settings import Settings, variable_of
+from upsert_svc.settings import Settings
 from upsert_svc.transfer import exporting, importing
 from upsert_svc.transfer.client import Target, TransferFailed, escaped
 from upsert_svc.transfer.export_rows import Format
@@ -35,8 +39,18 @@ app.add_typer(token_app, name="token")
 role_app = typer.Typer(help="The service's login to the database.", no_args_is_help=True)
 app.add_typer(role_app, name="role")
 
+_SETTINGS = "Settings, from the environment (see docs/operations.md): " + ", ".join(
+    f"UPSERT_SVC_{name.upper()}" for name in Settings.model_fields
+)
+_OF_COMMANDS = {"UPSERT_SVC_URL", "UPSERT_SVC_TOKEN", embedded.BINDIR_VARIABLE, embedded.HELD_VARIABLE}
+
 DataDir = Annotated[
-    Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data (UPSERT_SVC_DATA_DIR)")
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where the embedded PostgreSQL keeps its data (UPSERT_SVC_DATA_DIR)",
+        show_default="data",
+    ),
 ]
 DatabaseUrl = Annotated[
     str | None,
@@ -50,12 +64,28 @@ _URL = "http://127.0.0.1:8080"
 _CELL_KINDS = {name: field_type.cell for name, field_type in FIELD_TYPES.items()}  # of CSV files
 
 
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"upsert-svc {version('upsert_svc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version")
+    ] = False,
+) -> None:
+    if "--help" not in sys.argv and (slips := all_settings.unknown(_OF_COMMANDS)):
+        _fail("\n".join(slips))
+
+
 class Role(StrEnum):
     admin = "admin"
     agent = "agent"
 
 
-def _settings(data_dir: Path | None, database_url: str | None) -> Settings:
+def _settings(data_dir: str | None, database_url: str | None) -> Settings:
     given: dict[str, object] = {}
     if data_dir is not None:
         given["data_dir"] = data_dir
@@ -74,9 +104,8 @@ class _Urls(NamedTuple):
 @contextlib.contextmanager
 def _database(settings: Settings, *, is_watched: bool = False) -> Iterator[_Urls]:
     """The database that is set, else that of the embedded server, which runs meanwhile."""
-    owner_url = settings.migration_database_url and settings.migration_database_url.get_secret_value()
-    if settings.database_url is not None:
-        url = settings.database_url.get_secret_value()
+    owner_url = settings.owner_url
+    if (url := settings.service_url) is not None:
         yield _Urls(url, owner_url or url)
         return
     with embedded.start(settings.data_dir) as server:
@@ -85,7 +114,7 @@ def _database(settings: Settings, *, is_watched: bool = False) -> Iterator[_Urls
             yield _Urls(server.service_url, owner_url or server.url)
 
 
-@app.command()
+@app.command(epilog=_SETTINGS)
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at")] = 8080,
@@ -109,28 +138,39 @@ def serve(
         server.bound(host, port) as sockets,
         _database(settings, is_watched=True) as urls,
     ):
-        os.environ["UPSERT_SVC_DATABASE_URL"] = urls.service  # the workers read it
-        os.environ.pop("UPSERT_SVC_MIGRATION_DATABASE_URL", None)  # and need not know this one
+        _hand_on(urls.service)
         _prepare_to_serve(urls, settings)
         token_file = (settings.data_dir / "demo-token").absolute()
         token = asyncio.run(demo.prepare(settings, urls.owner, token_file)) if with_demo else None
         server.listen(sockets)
         address = f"http://{host}:{sockets[0].getsockname()[1]}"
-        typer.echo(demo.introduction(address, token_file) if token else f"Serving at {address}")
+        told = demo.introduction(address, token_file) if token else f"Serving at {address}"
         if token and show_token:
-            typer.echo(f"Token of an admin: {token}")
+            told += f"\nToken of an admin: {token}"
         server.run(
             sockets,
             workers=workers,
+            when_started=partial(typer.echo, told),
             delay_seconds=settings.shutdown_delay_seconds,
             shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
         )
 
 
-def _prepare(owner_url: str, settings: Settings) -> None:
-    for step in asyncio.run(migrations.migrate(owner_url)):
-        typer.echo(f"Applied migration {step}")
-    asyncio.run(migrations.bootstrap(owner_url, settings))
+def _hand_on(service_url: str) -> None:
+    """To the workers, which read the URL of the service, and need not know that of the owner."""
+    os.environ["UPSERT_SVC_DATABASE_URL"] = service_url
+    for name in ("DATABASE_PASSWORD", "MIGRATION_DATABASE_URL", "MIGRATION_DATABASE_PASSWORD"):
+        os.environ.pop(f"UPSERT_SVC_{name}", None)
+
+
+def _prepare(
+    owner_url: str, settings: Settings, *, is_aside: bool = False, is_restored: bool = False
+) -> None:
+    """`is_aside`: the standard output is for something else."""
+    for step in asyncio.run(migrations.migrate(owner_url, is_restored=is_restored)):
+        typer.echo(f"Applied migration {step}", err=is_aside)
+    for word in asyncio.run(migrations.bootstrap(owner_url, settings)):
+        typer.echo(word, err=True)
 
 
 def _prepare_login(urls: _Urls) -> None:
@@ -166,11 +206,17 @@ def work(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
 
 
 @app.command()
-def migrate(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+def migrate(
+    restored: Annotated[
+        bool, typer.Option("--restored", help="The data are from a backup: refuse the cursors of exports")
+    ] = False,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
     """Brings the database to the schema of this version."""
     settings = _settings(data_dir, database_url)
     with _database(settings) as urls:
-        _prepare(urls.owner, settings)
+        _prepare(urls.owner, settings, is_restored=restored)
         _prepare_login(urls)
     typer.echo("The schema is up to date")
 
@@ -189,7 +235,8 @@ def import_file(
     url: Url = _URL,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="How many rows are sent at a time")] = 32,
     refused: Annotated[
-        Path | None, typer.Option(help="Where refused rows are written; to FILE.refused.ndjson if left out")
+        Path | None,
+        typer.Option(help="Where refused rows are written", show_default="FILE.refused.ndjson"),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="A row is the whole record: what it leaves out becomes empty")
@@ -220,7 +267,9 @@ def export_records(
     ] = None,
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="csv or ndjson; by the suffix of FILE if left out, else ndjson"),
+        typer.Option(
+            "--format", help="How they are written", show_default="by the suffix of FILE, else ndjson"
+        ),
     ] = None,
     filter_: Annotated[
         str | None,
@@ -249,19 +298,38 @@ def token_create(
     role: Annotated[Role, typer.Option(help="The user's role from now on")],
     name: Annotated[str, typer.Option(help="What the token is for")] = "",
     account: Annotated[str, typer.Option(help="The account, made if missing")] = tokens.DEFAULT_ACCOUNT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON")] = False,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Makes a token and prints it; it cannot be shown again."""
+    """Makes a token and prints it; it cannot be shown again.
 
-    async def create(url: str) -> str:
+    The token alone is on the standard output; its id, which `token revoke` takes, and the id of the user,
+    which events and records name, are on the standard error.
+    """
+    _require_text("--account", account)
+    try:
+        all_settings.email_of(email)
+    except ValueError as error:
+        _fail(f"--email {error}")
+
+    async def create(url: str) -> tokens.Issued:
         async with owner_transaction(url) as connection:
-            return await tokens.create(connection, account=account, email=email, role=role.value, name=name)
+            return await tokens.issue(connection, account=account, email=email, role=role.value, name=name)
 
     settings = _settings(data_dir, database_url)
     with _database(settings) as urls:
-        _prepare(urls.owner, settings)
-        typer.echo(asyncio.run(create(urls.owner)))
+        _prepare(urls.owner, settings, is_aside=True)
+        issued = asyncio.run(create(urls.owner))
+    if issued.earlier_role not in (None, issued.role):
+        typer.echo(
+            f"{issued.email} was {issued.earlier_role} and is {issued.role} now, with all tokens", err=True
+        )
+    if as_json:
+        typer.echo(json.dumps({key: value for key, value in asdict(issued).items() if key != "earlier_role"}))
+        return
+    typer.echo(issued.token)
+    typer.echo(f"Token {issued.token_id} of user {issued.user_id} ({issued.email})", err=True)
 
 
 @token_app.command("list")
@@ -272,13 +340,15 @@ def token_list(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> No
         async with owner_transaction(url) as connection:
             return await tokens.list_all(connection)
 
-    table = Table("id", "account", "e-mail", "role", "name", "ends in", "created", "revoked")
+    table = Table("id", "account", "user", "e-mail", "role", "name", "ends in", "created", "revoked")
     with _database(_settings(data_dir, database_url)) as urls:
         for item in asyncio.run(listed(urls.owner)):
             revoked = f"{item.revoked_at:%Y-%m-%d %H:%M}" if item.revoked_at else ""
             created = f"{item.created_at:%Y-%m-%d %H:%M}"
-            identity = (str(item.token_id), item.account, item.email, item.role, item.name)
-            table.add_row(*identity, item.last_four, created, revoked)
+            user = (str(item.user_id), item.email, item.role)
+            table.add_row(
+                str(item.token_id), item.account, *user, item.name, item.last_four, created, revoked
+            )
     # in a pipe there is no width to keep to
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
@@ -311,16 +381,22 @@ def role_create(
 
     It is made by the owner, whose URL is UPSERT_SVC_MIGRATION_DATABASE_URL, else UPSERT_SVC_DATABASE_URL.
     """
+    _require_text("--name", name)
     settings = _settings(None, database_url)
     if settings.database_url is None:
         _fail("The embedded server makes the login by itself; for another one set UPSERT_SVC_DATABASE_URL")
     with _database(settings) as urls:
-        _prepare(urls.owner, settings)
+        _prepare(urls.owner, settings, is_aside=True)
         typer.echo(asyncio.run(roles.create_login(urls.owner, name)))
     typer.echo(
         "Set UPSERT_SVC_DATABASE_URL to this, and UPSERT_SVC_MIGRATION_DATABASE_URL to the URL of the owner",
         err=True,
     )
+
+
+def _require_text(option: str, value: str) -> None:
+    if not value.strip() or "\0" in value:
+        _fail(f"{option} must not be empty")
 
 
 def _fail(message: str) -> NoReturn:
@@ -333,6 +409,7 @@ def main() -> None:
     try:
         app()
     except (
+        demo.DemoError,
         embedded.EmbeddedError,
         migrations.MigrationError,
         roles.RoleError,
@@ -341,13 +418,7 @@ def main() -> None:
     ) as error:
         sys.exit(str(error))
     except ValidationError as error:
-        sys.exit("\n".join(_setting_problem(item) for item in error.errors()))
-
-
-def _setting_problem(item: ErrorDetails) -> str:
-    """A wrong setting by name, without its value, which may be a secret."""
-    names = [variable_of(str(part).lower().removeprefix("upsert_svc_")) for part in item["loc"]]
-    return ": ".join([*names, item["msg"]])
+        sys.exit("\n".join(map(all_settings.problem, error.errors())))
 
 
 if __name__ == "__main__":

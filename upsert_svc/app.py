@@ -41,11 +41,10 @@ def serving() -> Middleware:
 def create(settings: Settings | None = None) -> Middleware:
     """The ASGI application. The database must be migrated, and its URL be set."""
     settings = settings or Settings()
-    if settings.database_url is None:
+    if (url := settings.service_url) is None:
         raise RuntimeError(
             "UPSERT_SVC_DATABASE_URL is not set; `upsert-svc serve` starts an embedded PostgreSQL"
         )
-    url = settings.database_url.get_secret_value()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from upsert_svc.service import Service, compose
 from upsert_svc.settings import Settings
 
 OBJECT_KEY = "car"
-_EMAIL = "demo@example.com"
+EMAIL = "demo@example.com"
 _FIELDS = (
     FieldBody(key="color", type="text", title="Color"),
     FieldBody(key="year", type="integer", title="Year"),
@@ -25,19 +25,27 @@ _FIELDS = (
 )
 
 
+class DemoError(Exception):
+    """The demo cannot be shown; the message says why."""
+
+
 async def prepare(settings: Settings, url: str, token_file: Path) -> str:
     """Makes the demo's token and object where they are missing; answers the token.
 
     The token is kept in a file that only its owner can read, so that every start shows the same one.
+    Raises DemoError, and UnreachableDatabase.
     """
-    token = _kept_token(token_file)
+    try:
+        token = _kept_token(token_file)
+    except (OSError, UnicodeError) as error:
+        raise DemoError(f"The demo's token cannot be kept in {token_file}: {error}") from error
     async with owner_transaction(url) as connection:
         await tokens.create(
-            connection, account=tokens.DEFAULT_ACCOUNT, email=_EMAIL, role="admin", name="demo", token=token
+            connection, account=tokens.DEFAULT_ACCOUNT, email=EMAIL, role="admin", name="demo", token=token
         )
         principal = await tokens.find(connection, tokens.digest(token))
     if principal is None:
-        raise RuntimeError(f"The demo's token was revoked; delete {token_file} for a new one")
+        raise DemoError(f"The demo's token was revoked: delete {token_file} for a new one")
     async with connected(settings, url) as database:
         await _ensure_object(compose(settings, database, cursor_key=b""), principal)
     return token
@@ -59,7 +67,9 @@ async def _ensure_object(service: Service, principal: Principal) -> None:
 def _kept_token(token_file: Path) -> str:
     if token_file.exists():
         token_file.chmod(0o600)  # whoever copied the data directory may have opened it to others
-        return token_file.read_text(encoding="ascii").strip()
+        if kept := token_file.read_text(encoding="ascii").strip():
+            return kept
+        token_file.unlink()
     token = f"upsert_{secrets.token_urlsafe(32)}"
     descriptor = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -81,7 +91,7 @@ def introduction(address: str, token_file: Path) -> str:
     return "\n".join(
         (
             f"Serving at {address}",
-            f"The token of an admin is in {token_file}",
+            f"The token of an admin, {EMAIL}, is in {token_file}",
             "",
             "Create a record, or update it if it is there:",
             f"  {curl}",

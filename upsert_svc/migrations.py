@@ -5,16 +5,19 @@ The functions follow whenever their files have changed. All of it is one transac
 
 import hashlib
 import re
+import secrets
 from pathlib import Path
 
 from upsert_svc.accounts import tokens
-from upsert_svc.db import statements
+from upsert_svc.db import roles, statements
 from upsert_svc.db.pools import Connection, owner_connection, owner_transaction
 from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.jobs import job_queue
 from upsert_svc.settings import Settings
 
 CURSOR_KEY = "cursors"
+LIFE_KEY = "life"  # no secret: see sql/history.sql
+_LABEL_KEY = "backup label"
 MINIMUM_VERSION = 18
 _LOCK = 4_871_263_001
 
@@ -45,6 +48,10 @@ select pg_get_constraintdef(oid) from pg_constraint
  where conrelid = 'fields'::regclass and conname = 'fields_type_check'"""
 
 
+_MAY_READ_FILES = "select has_function_privilege('pg_read_file(text, boolean)', 'execute')"
+_BACKUP_LABEL = "select pg_read_file('backup_label.old', true)"
+
+
 class MigrationError(Exception):
     """The database cannot be brought to this version's schema; the message says why."""
 
@@ -60,8 +67,10 @@ def functions() -> list[Path]:
     return sorted(files, key=lambda file: (file.stem != "values", file.stem))
 
 
-async def migrate(url: str) -> list[str]:
+async def migrate(url: str, *, is_restored: bool = False) -> list[str]:
     """Applies what is missing, in one transaction; answers the names of what was applied.
+
+    Raises MigrationError, RoleError and UnreachableDatabase.
 
     The queue of the jobs is made by its library, in the same transaction; what another version of the library
     made is upgraded after it, because that takes several transactions.
@@ -71,11 +80,15 @@ async def migrate(url: str) -> list[str]:
         await _require_rights(connection)
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(_CREATE_LEDGER)
+        await _require_known_steps(connection)
+        await roles.ensure_role(connection)
+        await roles.require_grants(connection)
         applied = await _apply_schema(connection)
         applied += [_name_of(file) for file in functions() if await _apply_functions(connection, file)]
         await _require_known_types(connection)
         if await connection.fetchval(_ARE_CHANGES_AHEAD):
             await connection.execute(_REBASE)
+        await _begin_life(connection, is_restored=is_restored)
         await job_queue.install(connection)
         is_queue_old = await job_queue.is_old(connection)
     if is_queue_old:
@@ -85,13 +98,17 @@ async def migrate(url: str) -> list[str]:
     return applied
 
 
-async def bootstrap(url: str, settings: Settings) -> None:
-    """Makes the default account, the service's keys and, where settings name one, the first admin."""
+async def bootstrap(url: str, settings: Settings) -> list[str]:
+    """Makes the default account, the service's keys and, where settings name one, the first admin.
+
+    Another token than at the last start is in the place of that one, which is revoked. Answers what the
+    operator should know.
+    """
     async with owner_transaction(url) as connection:
         await tokens.ensure_account(connection, tokens.DEFAULT_ACCOUNT)
         await tokens.ensure_key(connection, CURSOR_KEY)
         if settings.bootstrap_email and settings.bootstrap_token:
-            await tokens.create(
+            issued = await tokens.issue(
                 connection,
                 account=tokens.DEFAULT_ACCOUNT,
                 email=settings.bootstrap_email,
@@ -99,6 +116,32 @@ async def bootstrap(url: str, settings: Settings) -> None:
                 name="bootstrap",
                 token=settings.bootstrap_token.get_secret_value(),
             )
+            return await _replaced(connection, issued)
+    return []
+
+
+async def _replaced(connection: Connection, issued: tokens.Issued) -> list[str]:
+    if issued.is_new:
+        revoked = await tokens.revoke_earlier(connection, issued)
+        return [f"Revoked token {token_id}, the bootstrap token before this one" for token_id in revoked]
+    if await tokens.find(connection, tokens.digest(issued.token)) is None:
+        return ["UPSERT_SVC_BOOTSTRAP_TOKEN was revoked, and lets nobody in: set another one, or none"]
+    return []
+
+
+async def _begin_life(connection: Connection, *, is_restored: bool) -> None:
+    """Gives a restored database a new mark, by which the cursors of the one before it are refused.
+
+    PostgreSQL keeps the label of the base backup that it was restored from, which the backup itself did not
+    have. Only a superuser may read it; and the snapshot of a disk has none, so that it must be told.
+    """
+    may_read = await connection.fetchval(_MAY_READ_FILES)
+    label = await connection.fetchval(_BACKUP_LABEL) if may_read else None
+    digest = hashlib.sha256((label or "").encode()).digest()
+    noted = await tokens.noted_key(connection, _LABEL_KEY)
+    if is_restored or (label is not None and noted != digest):
+        await tokens.renew_key(connection, LIFE_KEY, secrets.token_bytes(16))
+        await tokens.renew_key(connection, _LABEL_KEY, digest)
 
 
 def _require_version(connection: Connection) -> None:
@@ -106,6 +149,16 @@ def _require_version(connection: Connection) -> None:
     if major < MINIMUM_VERSION:
         raise MigrationError(
             f"PostgreSQL {MINIMUM_VERSION} or later is needed; the server is version {major}"
+        )
+
+
+async def _require_known_steps(connection: Connection) -> None:
+    """Raises MigrationError where a later version has migrated the database."""
+    noted = await connection.fetch(r"select name from schema_migrations where name ~ '^\d{4}_' order by name")
+    if unknown := [row["name"] for row in noted if row["name"] not in {step.stem for step in steps()}]:
+        raise MigrationError(
+            f"The database is of a later version, whose steps are unknown here: {', '.join(unknown)}. "
+            "Start that version, or restore a backup from before its first start"
         )
 
 
@@ -145,7 +198,10 @@ async def _apply_step(connection: Connection, step: Path) -> bool:
         await connection.execute(text)
         await _note(connection, step.stem, _digest(text))
     elif applied != _digest(text):
-        raise MigrationError(f"{step.stem} was applied in another form than the file has now")
+        raise MigrationError(
+            f"{step.stem} was applied in another form than the file has now: the database is of a version "
+            "before the first release. Export with that version, and import into a new database"
+        )
     return applied is None
 
 

@@ -6,7 +6,7 @@ import logging
 import socket
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -101,12 +101,34 @@ class _Worker(multiprocess.Process):
         return self._server
 
 
+class _Server(GracefulServer):
+    """A server without workers, which says when it has started."""
+
+    def __init__(self, config: StoppingConfig, when_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._when_started = when_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._when_started()
+
+
 class _Supervisor(multiprocess.Multiprocess):
-    """Keeps worker processes alive, and ends them."""
+    """Keeps worker processes alive, and ends them; says when all of them have started."""
+
+    def __init__(
+        self, config: StoppingConfig, sockets: list[socket.socket], when_started: Callable[[], None]
+    ) -> None:
+        super().__init__(config, sockets)
+        self._when_started: Callable[[], None] | None = when_started
 
     def keep_subprocess_alive(self) -> None:
         before = list(self.processes)
         super().keep_subprocess_alive()
+        if self._when_started is not None and all(process.is_ready() for process in self.processes):
+            self._when_started()
+            self._when_started = None
         for ended, started in zip(before, self.processes, strict=True):
             if ended is not started:
                 what = "the worker %d ended (%s); %d takes its place"
@@ -119,7 +141,12 @@ class _Supervisor(multiprocess.Multiprocess):
 
 
 def run(
-    sockets: Sequence[socket.socket], *, workers: int, delay_seconds: float, shutdown_timeout_seconds: int
+    sockets: Sequence[socket.socket],
+    *,
+    workers: int,
+    when_started: Callable[[], None],
+    delay_seconds: float,
+    shutdown_timeout_seconds: int,
 ) -> None:
     """Serves until a signal; each worker makes the application anew, from the environment."""
     config = StoppingConfig(
@@ -131,12 +158,12 @@ def run(
     )
     if workers > 1:
         multiprocess.Process = _Worker  # type: ignore[misc]  # what the supervisor makes its workers of
-        supervisor = _Supervisor(config, list(sockets))
+        supervisor = _Supervisor(config, list(sockets), when_started)
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             sys.exit(STARTUP_FAILURE)
         return
-    server = GracefulServer(config)
+    server = _Server(config, when_started)
     # a signal may come before it begins
     warnings.filterwarnings("ignore", "coroutine 'Server.serve' was never awaited", RuntimeWarning)
     with contextlib.suppress(KeyboardInterrupt):

@@ -423,3 +423,19 @@ def test_without_binaries_the_error_says_what_to_install(
     monkeypatch.setenv("UPSERT_SVC_PG_BINDIR", str(tmp_path))
     with pytest.raises(EmbeddedError, match=str(tmp_path)):
         start(old, durable=False)
+
+
+def test_a_directory_without_binaries_names_the_setting_that_points_to_it(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPSERT_SVC_PG_BINDIR", "/nowhere")
+    with pytest.raises(EmbeddedError, match=r"/nowhere has no initdb.*UPSERT_SVC_PG_BINDIR"):
+        start(old, durable=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+def test_a_backup_that_belongs_to_root_is_refused_with_the_command_that_gives_it_away(old: Path) -> None:
+    for path in (old / "cluster", *(old / "cluster").rglob("*")):
+        os.chown(path, 0, 0)
+    with pytest.raises(EmbeddedError, match=r"chown -R \w+: "):
+        start(old, durable=False)

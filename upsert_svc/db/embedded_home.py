@@ -84,7 +84,8 @@ class Home:
         try:
             self.data_dir.mkdir(0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
             names = {path.name for path in self.data_dir.iterdir()}
-            if "start.lock" not in names and (others := names - HARMLESS):
+            is_ours = "start.lock" in names or (self.pgdata / "PG_VERSION").exists()  # or a backup of ours
+            if not is_ours and (others := names - HARMLESS):
                 raise self.error(f"there are files of others ({min(others)})", "choose an empty directory")
             with self.lock("start.lock") as lock:
                 self.until(lambda: flock(lock), START_SECONDS + STOP_SECONDS, "another process is at it")

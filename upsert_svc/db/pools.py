@@ -16,6 +16,7 @@ import asyncpg
 import databases
 
 from upsert_svc import errors
+from upsert_svc.database_urls import beside_the_address
 from upsert_svc.db.connections import ServiceConnection
 from upsert_svc.settings import Settings
 from upsert_svc.turns import CALLER, Turns
@@ -34,6 +35,19 @@ _CHANGES_AT_A_TIME = 4  # of definitions; half of them of an account
 
 class UnreachableDatabase(Exception):
     """No connection could be made; the message says why, for the operator."""
+
+    def __init__(self, error: Exception) -> None:
+        reason = str(error) or "it does not answer in time"
+        super().__init__(f"Cannot connect to the database: {reason}")
+
+
+# of a connection that cannot be made: the last is a certificate, a host or a mode of TLS that is none
+_UNREACHABLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
+
+
+def _of(url: str, **options: Any) -> databases.Database:
+    """The pool of a URL. `databases` takes the address from it, and the driver all else that it says."""
+    return databases.Database(url, dsn=beside_the_address(url), **options)
 
 
 class Connection(Protocol):
@@ -129,7 +143,7 @@ class Pool:
         statement_timeout_seconds: float | None = None,
     ) -> None:
         seconds = statement_timeout_seconds or settings.statement_timeout_seconds
-        self._database = databases.Database(
+        self._database = _of(
             url,
             min_size=1,
             max_size=size,
@@ -303,7 +317,7 @@ class Database:
 
 @asynccontextmanager
 async def connected(settings: Settings, url: str) -> AsyncIterator[Database]:
-    """The pools, for as long as the block lasts."""
+    """The pools, for as long as the block lasts. Raises UnreachableDatabase."""
     size, half = settings.pool_size, max(1, settings.pool_size // 2)
     main = Pool(url, settings, size=size, reserved=size // 4)
     idempotent = Pool(url, settings, size=half, reserved=half // 4)
@@ -321,8 +335,11 @@ async def connected(settings: Settings, url: str) -> AsyncIterator[Database]:
     scans = Share(main, settings, size=settings.search_connections)
     changes = Share(main, settings, size=_CHANGES_AT_A_TIME)
     try:
-        for pool in pools:
-            await pool.connect()
+        try:
+            for pool in pools:
+                await pool.connect()
+        except _UNREACHABLE as error:
+            raise UnreachableDatabase(error) from error
         yield Database(*pools, searches, scans, changes)
     finally:
         await asyncio.gather(*(pool.disconnect() for pool in pools))
@@ -335,7 +352,7 @@ async def listening(settings: Settings, url: str) -> AsyncIterator[Connection]:
     Raises ServiceUnavailable when it cannot be made.
     """
     session = _session(settings, settings.lock_timeout_seconds)
-    database = databases.Database(
+    database = _of(
         url,
         min_size=1,
         max_size=1,
@@ -366,11 +383,11 @@ async def owner_connection(url: str) -> AsyncIterator[Connection]:
 
     Raises UnreachableDatabase.
     """
-    database = databases.Database(url, min_size=1, max_size=1)
+    database = _of(url, min_size=1, max_size=1)
     try:
         await database.connect()
-    except (OSError, asyncpg.PostgresError) as error:
-        raise UnreachableDatabase(f"Cannot connect to the database: {error}") from error
+    except _UNREACHABLE as error:
+        raise UnreachableDatabase(error) from error
     try:
         async with database.connection() as holder:
             yield holder.raw_connection

@@ -6,6 +6,7 @@
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -26,8 +27,51 @@ select case when r.rolsuper then 'is a superuser'
  where r.rolname = session_user and c.oid = to_regclass('records')"""
 
 
+_MAY_WRITE = "select has_table_privilege($1, to_regclass('records'), 'insert')"  # null: no such table yet
+
+
 class RoleError(Exception):
-    """The service's login cannot be made; the message says why."""
+    """The service's role or its login cannot be made; the message says why."""
+
+
+async def ensure_role(connection: Connection) -> None:
+    """Makes the role of the service, of which the owner must be a member, where it is missing.
+
+    Inside the caller's transaction. Raises RoleError, which says what somebody with more rights is to do.
+    """
+    owner = await connection.fetchval("select current_user::text")
+    if not await _exists(connection, SERVICE_ROLE):
+        advice = f"create role {SERVICE_ROLE}; grant {SERVICE_ROLE} to {_quoted(owner)};"
+        await _by_right(
+            connection, f"create role {SERVICE_ROLE} nologin", f"{owner} may not make roles", advice
+        )
+    # of the newer kinds of membership this is the one that a session needs
+    if not await connection.fetchval("select pg_has_role($1, 'set')", SERVICE_ROLE):
+        grant = f"grant {SERVICE_ROLE} to {_quoted(owner)}"
+        await _by_right(connection, grant, f"{owner} is no member of the role {SERVICE_ROLE}", f"{grant};")
+
+
+async def _by_right(connection: Connection, statement: str, what: str, advice: str) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(statement)
+    except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
+        pass  # roles belong to the whole server: a migration of another database made it just now
+    except asyncpg.InsufficientPrivilegeError:
+        raise RoleError(f"{what}: have a superuser of the server run `{advice}` once") from None
+
+
+async def require_grants(connection: Connection) -> None:
+    """Raises RoleError where a dump was restored before the role of its grants was there."""
+    if await connection.fetchval(_MAY_WRITE, SERVICE_ROLE) is False:
+        raise RoleError(
+            f"The role {SERVICE_ROLE} may not use the tables: the dump was restored before it was there. "
+            f"Run `create role {SERVICE_ROLE};`, then restore the dump into a new database"
+        )
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
 async def excess(url: str) -> str | None:
