@@ -20,7 +20,7 @@ class Client:
     bytes_a_tick: int = 0
     is_cut_off: bool = False
     is_told: bool = False
-    is_hung_up: bool = False
+    is_closed: bool = False
 
     def untaken_bytes(self) -> int:
         return self.size
@@ -32,7 +32,7 @@ class Client:
         self.size -= min(self.size, self.bytes_a_tick)
 
     def hang_up(self) -> None:
-        self.is_hung_up = True
+        raise AssertionError
 
     def cut_off(self) -> None:
         self.is_cut_off = True
@@ -42,6 +42,9 @@ class Client:
 
     def refuse(self) -> None:
         self.is_told = True
+
+    def refuse_and_close(self) -> None:
+        self.is_closed = True
 
 
 def ticks_until_cut_off(unsent: UnsentAnswers, client: Client) -> int | None:
@@ -162,6 +165,6 @@ async def test_who_is_still_to_be_told_of_a_refusal_makes_room_for_another_conne
         counts.refuse_soon(refused)
     counts.forget_refused(other)
     assert counts.has_room()
-    assert client.is_hung_up
+    assert client.is_closed
     assert not counts.has_room()
-    assert not other.is_hung_up
+    assert not other.is_closed

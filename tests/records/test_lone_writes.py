@@ -44,13 +44,14 @@ def test_a_patch_costs_its_length_and_more_for_many_keys_and_objects() -> None:
 
 
 def test_large_writes_of_an_object_whose_last_ones_took_long_take_long_and_others_do_not() -> None:
-    writes, long = LoneWrites(waiting_limit=10), "x" * 2000
+    writes, long = LoneWrites(waiting_limit=10), "x " * 2000
     for _ in range(9):
         writes.note(write_of(long), 2 * lone_writes.SLOW_SECONDS)
     writes.note(write_of("{}", 2), 1)
     assert writes.takes_long(write_of(long))
     assert not writes.takes_long(write_of("{}"))
     assert not writes.takes_long(write_of(long, 2))
+    assert not writes.takes_long(write_of("x" * 4000))
     for _ in range(9):
         writes.note(write_of(long), 0)
     assert not writes.takes_long(write_of(long))
@@ -58,8 +59,8 @@ def test_large_writes_of_an_object_whose_last_ones_took_long_take_long_and_other
 
 def test_one_write_that_was_held_up_says_nothing_of_the_next() -> None:
     writes = LoneWrites(waiting_limit=10)
-    writes.note(write_of("x" * 2000), 2 * lone_writes.SLOW_SECONDS)
-    assert not writes.takes_long(write_of("x" * 2000))
+    writes.note(write_of("x " * 2000), 2 * lone_writes.SLOW_SECONDS)
+    assert not writes.takes_long(write_of("x " * 2000))
 
 
 async def test_what_takes_long_waits_for_no_batch_and_no_batch_waits_for_it(api: Api, key: str) -> None:

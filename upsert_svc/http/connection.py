@@ -64,6 +64,10 @@ class BoundedConnection(asyncio.BufferedProtocol):
         """Answers what was refused a moment ago."""
         raise NotImplementedError
 
+    def refuse_and_close(self) -> None:
+        """The same, as the last answer."""
+        raise NotImplementedError
+
     def _lost(self) -> None:
         """Ends what is under way; nobody is there any more."""
         raise NotImplementedError

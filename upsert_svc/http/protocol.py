@@ -75,21 +75,17 @@ class BoundedHttp(BoundedConnection):
 
     def shutdown(self) -> None:
         """Ends with the request that is under way; uvicorn asks for it when it stops."""
-        if self._exchange is None:
-            self.hang_up()
-        else:
+        if self._exchange is not None:
             self._exchange.keep_alive = False
+        elif self._refusal:
+            self.refuse_and_close()
+        else:
+            self.hang_up()
 
     def end_with_answer(self) -> None:
         """Has the answer to the request that is under way be the last."""
         if self._exchange is not None:
             self._exchange.keep_alive = False
-
-    def hang_up(self) -> None:
-        """Closes it; whoever is still to be told of a refusal is told now."""
-        if self._refusal:
-            self.write(_REFUSED_AND_CLOSED)
-        super().hang_up()
 
     def give_up(self) -> None:
         """Cuts off a client that has yet to take its answer, or to send its request."""
@@ -259,6 +255,11 @@ class BoundedHttp(BoundedConnection):
             self._linger()
         elif self._parser.is_in_head:
             self._finish_refusal()
+
+    def refuse_and_close(self) -> None:
+        """Answers a request that was refused at once, though it may not have come to its end."""
+        self._refusal = _REFUSED_AND_CLOSED
+        self.refuse()
 
     def _write_refusal(self) -> None:
         refusal, self._refusal = self._refusal, b""

@@ -62,6 +62,9 @@ class Connection(Protocol):
     def refuse(self) -> None:
         """Answers what was refused a moment ago."""
 
+    def refuse_and_close(self) -> None:
+        """The same, as the last answer."""
+
 
 class Notice:
     """A warning that is logged at once, and then once a minute with how often there was cause since."""
@@ -303,7 +306,7 @@ class Traffic:
     def _make_room(self) -> bool:
         if self._refused:
             connection, _ = self._refused.popitem(last=False)
-            connection.hang_up()
+            connection.refuse_and_close()
             return True
         for idle, least_ticks in ((self.silent, 1), (self.kept, _KEPT_IDLE_TICKS)):
             oldest = next(iter(idle), None)

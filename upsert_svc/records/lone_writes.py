@@ -17,7 +17,8 @@ from upsert_svc.turns import Turns
 
 LONE_COST = 64 * 1024
 LONE_WRITES = 2  # at a time, of an account one
-SLOW_SECONDS = 0.02  # of a write, on an average of the last few of its object
+SLOW_SECONDS = 0.008  # of a write of many words, on an average of the last few of its object
+MANY_WORDS = 500
 _PLAIN_CHARACTERS = 1000  # of a patch that costs what it is long
 _KEYS_INCLUDED = 100
 _KEY_COST, _OBJECT_COST = 100, 500
@@ -49,17 +50,19 @@ class LoneWrites:
             refusal="Too many writes are waiting",
         )
         self._wait_seconds = None if math.isinf(wait_seconds) else wait_seconds
-        self._seconds: OrderedDict[int, float] = OrderedDict()  # of large writes, by object
+        self._seconds: OrderedDict[int, float] = OrderedDict()  # of writes of many words, by object
 
     def takes_long(self, write: WriteRow) -> bool:
         """Whether a write goes by itself."""
         if len(write.patch) <= _PLAIN_CHARACTERS:
             return False
-        return self._seconds.get(write.object_id, 0) > SLOW_SECONDS or cost(write.patch) > LONE_COST
+        if self._seconds.get(write.object_id, 0) > SLOW_SECONDS and _has_many_words(write):
+            return True
+        return cost(write.patch) > LONE_COST
 
     def note(self, write: WriteRow, seconds: float) -> None:
         """Takes notice of how long a write took, or each of a batch on average."""
-        if len(write.patch) <= _PLAIN_CHARACTERS:
+        if not _has_many_words(write):
             return
         before = self._seconds.pop(write.object_id, 0.0)
         if len(self._seconds) >= _KNOWN_OBJECTS:
@@ -81,3 +84,7 @@ class LoneWrites:
             yield
         finally:
             self._turns.give_back(account_id)
+
+
+def _has_many_words(write: WriteRow) -> bool:
+    return len(write.patch) > MANY_WORDS and write.patch.count(" ") > MANY_WORDS
