@@ -212,7 +212,7 @@ async def test_the_version_is_told() -> None:
 
 async def test_help_tells_defaults_and_settings() -> None:
     assert "FILE.refused.ndjson" in (await run("import", "--help"))[1]
-    assert "else ndjson" in " ".join((await run("export", "--help"))[1].split())
+    assert "by the suffix of FILE, else" in " ".join((await run("export", "--help"))[1].split())
     out = (await run("serve", "--help", NO_SETTING="1"))[1]
     assert "(data)" in out
     for name in Settings.model_fields:

@@ -188,13 +188,13 @@ def size_of(query: Mapping[str, str], name: str, limit: int) -> int:
 
 
 def comma_separated(query: Mapping[str, str], name: str, limit: int = 100) -> list[str] | None:
-    """The values of a parameter that lists some, without blanks around them; None where there are none.
+    """The values of a parameter that lists some, blanks and tabs around them stripped; None for none.
 
     Raises TooManyValues.
     """
     if name not in query:
         return None
-    values = [value for value in map(str.strip, query[name].split(",")) if value]
+    values = [value for value in (part.strip(" \t") for part in query[name].split(",")) if value]
     if len(values) > limit:
         raise TooManyValues(name, limit)
     return values or None

@@ -109,14 +109,17 @@ class ReadBatcher:
         return await waiting.row
 
     async def _run(self) -> None:
+        misses = 0  # in a row; a pool may hand out one connection that is just being lost
         while self._queue:
             under_way: Sequence[_Waiting] = ()
             try:
                 async with self._pool.connection() as connection:
+                    misses = 0
                     while under_way := self._next(BATCH_LIMIT):
                         await _send(connection, under_way)
             except Exception as error:  # where there was no connection, there is none for those behind either
-                for waiting in under_way or self._next(len(self._queue)):
+                misses += not under_way
+                for waiting in under_way or (self._next(len(self._queue)) if misses > 1 else ()):
                     waiting.fail(error)
         self._running = None
 
