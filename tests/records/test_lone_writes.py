@@ -1,5 +1,6 @@
 """Writes that take long: which they are, and that they wait for nobody else and nobody else for them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -88,3 +89,18 @@ async def test_of_what_takes_long_an_account_has_one_at_a_time(
     turns.give_back(1)
     after = await api.upsert(key, large(DOCUMENT), external_id="late")
     assert after.headers["Upsert-Result"] == ("created" if query else "updated")
+
+
+async def test_who_waits_for_a_turn_when_the_service_stops_is_told_and_not_written(
+    api: Api, key: str
+) -> None:
+    batcher = api.running.service.write_batcher
+    await batcher.lone_writes._turns.take(1)
+    waiting = asyncio.create_task(api.upsert(key, large(DOCUMENT), external_id="late"))
+    while not batcher.lone_writes._turns._waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    await batcher.stop()
+    batcher.lone_writes._turns.give_back(1)
+    assert (await waiting).status_code == 503
+    count = (await api.client.get(f"/custom_objects/{key}/records/count")).json()["count"]["value"]
+    assert count == 0

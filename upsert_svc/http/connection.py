@@ -128,6 +128,7 @@ class BoundedConnection(asyncio.BufferedProtocol):
             return
         self._is_closed = True
         self._leave_idle()
+        self._traffic.forget_refused(self)
         self._drop_rest()
         self._traffic.lingering.add(self)
         self._deadline = self._traffic.tick + ticks(LINGER_SECONDS)

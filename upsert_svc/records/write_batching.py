@@ -283,6 +283,8 @@ class WriteBatcher:
         if self.lone_writes.takes_long(write):
             self.require_room(account_id)
             async with self.lone_writes.turn(account_id, write):
+                if self._is_stopping:  # meanwhile, and nobody else would tell this caller
+                    raise _stopping()
                 self._send_individually(_Batch(account_id, by, [item]))
                 return await item.row
         self._queue.put(account_id, by, item)
@@ -321,8 +323,9 @@ class WriteBatcher:
         begun = time.monotonic()
         try:
             rows = await connection.fetch(*batch.statement())
+            seconds_each = (time.monotonic() - begun) / len(batch.items)
             for item in batch.items:
-                self.lone_writes.note(item.write, (time.monotonic() - begun) / len(batch.items))
+                self.lone_writes.note(item.write, seconds_each)
             for item, row in zip(batch.items, sorted(rows, key=_POSITION), strict=True):
                 item.settle(row)
         except asyncio.CancelledError:
