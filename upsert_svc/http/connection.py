@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 import termios
+from abc import ABC, abstractmethod
 from typing import Any
 
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
@@ -27,7 +28,7 @@ _AT_ONCE = struct.pack("ii", 1, 0)
 _TURNED_AWAY = ready_answer(503, ServiceUnavailable("Too many connections are open just now"), is_last=True)
 
 
-class BoundedConnection(asyncio.BufferedProtocol):
+class BoundedConnection(asyncio.BufferedProtocol, ABC):
     """What the counts of all connections need of one. A subclass says what becomes of the bytes."""
 
     header_timeout_seconds = 10.0
@@ -52,25 +53,25 @@ class BoundedConnection(asyncio.BufferedProtocol):
 
     # The subclass
 
+    @abstractmethod
     def _consume(self, data: bytes | bytearray, view: memoryview, start: int, end: int) -> None:
         """Does what is to be done with data[start:end], of which `view` is a view, or keeps it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def go_on(self) -> None:
         """Takes up some of what was kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse(self) -> None:
         """Answers what was refused a moment ago."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse_and_close(self) -> None:
         """The same, as the last answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _lost(self) -> None:
         """Ends what is under way; nobody is there any more."""
-        raise NotImplementedError
 
     # How it begins and ends
 
