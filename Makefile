@@ -39,7 +39,7 @@ clients: setup  ## runs published clients against the service
 races: setup  ## runs the storms: many concurrent writers, and workers that are killed
 	$(BIN)/python -m pytest -m storm tests/races
 
-bounds: setup  ## runs attacks, floods and faults, and says what they took; about six minutes
+bounds: setup  ## runs attacks, floods and faults, and says what they took; under five minutes
 	$(BIN)/python -m pytest -m bounds -s tests/bounds
 
 check: setup  ## runs ruff, mypy and the import contracts

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import uvicorn
@@ -76,11 +76,13 @@ class GracefulServer(uvicorn.Server):
 
     async def _accept_no_more(self, sockets: Sequence[socket.socket]) -> None:
         """Takes over whoever has connected, and closes the sockets that others would connect to."""
-        accepted = [connection for each in sockets for connection in _accepted(each)]
+        listening = [each.dup() for each in sockets]
         for server in self.servers:
             server.close()
         for each in sockets:
             each.close()
+        # at once after the last one was taken: whoever connects in between would be cut off
+        accepted = [connection for each in listening for connection in _taken_over(each)]
         loop = asyncio.get_running_loop()
         for connection in accepted:
             with contextlib.suppress(OSError):
@@ -112,15 +114,17 @@ class GracefulServer(uvicorn.Server):
         await self._has_ended(_REFUSAL_SECONDS)
 
 
-def _accepted(listening: socket.socket) -> Iterator[socket.socket]:
-    """The connections that nobody has accepted yet."""
-    with listening.dup() as own:
-        own.setblocking(False)
+def _taken_over(listening: socket.socket) -> list[socket.socket]:
+    """The connections that nobody has accepted yet; closes the socket that they came to."""
+    connections = []
+    with listening:
+        listening.setblocking(False)
         with contextlib.suppress(OSError):  # there are no more
             while True:
-                connection, _ = own.accept()
-                connection.setblocking(False)
-                yield connection
+                connections.append(listening.accept()[0])
+    for connection in connections:
+        connection.setblocking(False)
+    return connections
 
 
 class StoppingConfig(uvicorn.Config):

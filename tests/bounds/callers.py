@@ -26,7 +26,7 @@ RECORDS = f"{OBJECT}/records"
 CUT = "cut"  # no answer to a request that had been sent whole
 NO_CONNECTION = "no connection"  # so that nothing was sent
 LIMIT_BYTES = 400 << 20
-ROUNDS = int(os.environ.get("ROUNDS", "5"))  # of what is stopped or killed
+ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of what is stopped or killed
 
 
 def request(

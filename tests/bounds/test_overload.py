@@ -22,8 +22,8 @@ from tests.support.harness import Cluster
 
 pytestmark = pytest.mark.bounds
 
-SECONDS = 15.0
-CLOSED_SECONDS = 6.0
+SECONDS = 10.0
+CLOSED_SECONDS = 5.0
 CONNECTIONS = 800
 LARGE = "x" * 27_000
 LEAST_SHARE = 0.8
