@@ -527,6 +527,20 @@ def test_the_compose_file_puts_no_password_into_a_url() -> None:
     assert int(grace[1]) > stopping
 
 
+def test_the_compose_file_passes_the_proxies_that_the_operator_names() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    passed = re.search(
+        r"^ +UPSERT_SVC_TRUSTED_PROXIES: \$\{UPSERT_SVC_TRUSTED_PROXIES:-(\S+)\}$", text, re.MULTILINE
+    )
+    assert passed is not None
+    default = Settings.model_fields["trusted_proxies"].default
+    assert passed[1] == ",".join(str(network) for network in default)
+    explained = (ROOT / ".env.example").read_text()
+    assert re.search(r"^# ?UPSERT_SVC_TRUSTED_PROXIES=\S+$", explained, re.MULTILINE)
+    for name in re.findall(r"\$\{(\w+)", text):
+        assert re.search(rf"^#? ?{name}=", explained, re.MULTILINE), name
+
+
 async def test_the_object_of_ones_own_in_the_readme_is_made_by_its_lines(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text().partition("## An object of your own\n")[2]
     async with serving("--data-dir", str(tmp_path / "data"), **ADMIN) as (client, _):
