@@ -6,6 +6,7 @@ written.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -23,7 +24,16 @@ from tests.support.endpoints import (
     each,
 )
 from tests.support.harness import Api, problems_of, record_of
-from upsert_svc.api.parameters import CONDITIONS, CREATION, DRY_RUN, IDENTIFIERS, PAGES, REPLACING
+from upsert_svc.api.parameters import (
+    CONDITIONS,
+    CREATION,
+    CURSOR,
+    DRY_RUN,
+    FILTERS,
+    IDENTIFIERS,
+    PAGES,
+    REPLACING,
+)
 
 DRY_RUNS = [endpoint for endpoint in WRITE_ENDPOINTS if endpoint.operation.takes >= DRY_RUN]
 PAGED = [endpoint for endpoint in READ_ENDPOINTS if endpoint.operation.takes >= PAGES]
@@ -84,7 +94,7 @@ async def test_a_dry_run_answers_as_the_write_would_and_changes_nothing(api: Api
 
 def _shape(response: httpx.Response) -> Any:
     """What is the same of two answers, one of which numbers what it makes."""
-    text = re.sub(r"[0-9A-Z]{26}|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ|\d{3,}", "…", response.text)
+    text = re.sub(r"[0-9a-f]{32}|[0-9A-Z]{26}|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ|\d{3,}", "…", response.text)
     headers = {name for name in response.headers if name not in ("etag", "upsert-result")}
     return text, headers
 
@@ -246,6 +256,90 @@ async def test_what_is_harmless_is_ignored_by_every_endpoint(
     assert response.is_success, response.text
     if str(endpoint) == "POST /custom_objects":
         await api.client.delete(f"/custom_objects/{endpoint.body['custom_object']['key']}")
+
+
+# What is sent empty
+
+CONTRACT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def documented_parameters() -> set[str]:
+    """Every parameter of a query that the contract names, or the route table."""
+    code = re.findall(r"`([^`\n]+)`", CONTRACT)
+    named = {name for span in code for name in re.findall(r"(?:^|[?&])([A-Za-z_]+(?:\[\w+\])?)=", span)}
+    named |= {span for span in code if re.fullmatch(r"(?:page|filter)\[\w+\]", span)}
+    ignored = CONTRACT.partition("\n## Parameters\n")[2].partition("Not so")[0]
+    named |= set(re.findall(r"`([a-z_]+(?:\[\w+\])?)", ignored))
+    taken = {name for endpoint in ENDPOINTS for name in endpoint.operation.takes}
+    return named | {name for name in taken if name[0].islower()}
+
+
+EMPTY = sorted(documented_parameters() - DRY_RUN)  # of which an empty one counts
+
+
+def test_the_parameters_that_may_be_empty_are_those_of_the_contract() -> None:
+    assert set(EMPTY) >= {
+        *IDENTIFIERS, *REPLACING, *FILTERS, *PAGES, *CURSOR, "filter[exclude_deleted]",
+        "filter[dynamic_values]", "page", "page[size]", "page[before]", "page[number]", "sort", "query",
+        "ids", "start_time", "per_page", "include_standard_fields", "locale", "field_id", "source",
+        "organization_id", "requester_id",
+    }  # fmt: skip
+
+
+async def jobs_at_rest(api: Api) -> None:
+    for job in (await api.client.get("/job_statuses")).json()["job_statuses"]:
+        await api.finished(job["id"])
+
+
+@each(ENDPOINTS)
+async def test_a_client_that_sends_every_parameter_empty_is_answered_as_if_it_sent_none(
+    api: Api, endpoint: Endpoint, place: Place
+) -> None:
+    empty = "&".join(f"{name}=" for name in EMPTY if name not in endpoint.query)
+    answers = []
+    await jobs_at_rest(api)  # those of other tests would change their list meanwhile
+    for query in (also(endpoint), also(endpoint, empty)):
+        names = NO_NAMES if endpoint.operation.reads else await targets(api, endpoint)
+        answer = await ask(api, place, endpoint, names=names, query=query)
+        assert answer.is_success, answer.text
+        text, headers = _shape(answer)
+        answers.append((answer.status_code, text.replace(names.get("key", place.key), "KEY"), headers))
+        if str(endpoint) == "POST /custom_objects":
+            await api.client.delete(f"/custom_objects/{endpoint.body['custom_object']['key']}")
+    plain, asked = answers
+    assert asked == plain
+
+
+async def test_links_of_a_page_repeat_no_empty_parameter(
+    api: Api, people: tuple[str, Mapping[str, str]]
+) -> None:
+    key, _ = people
+    empty = "&".join(f"{name}=" for name in EMPTY if name != "page[size]")
+    every = {"filter": {"name": {"$exists": True}}, "page": {"size": 1}}
+    root = f"/custom_objects/{key}/records"
+    for plain, asked in (
+        (
+            await api.client.get(f"{root}?page[size]=1"),
+            await api.client.get(f"{root}?page[size]=1&{empty}"),
+        ),
+        (
+            await api.client.post(f"{root}/search", json=every),
+            await api.client.post(f"{root}/search?page[size]=&{empty}", json=every),
+        ),
+    ):
+        page = asked.json()
+        assert len(page["custom_object_records"]) == 1
+        assert page == plain.json()
+        assert "page%5Bsize%5D=1&" in page["links"]["next"]
+
+
+async def test_an_export_goes_on_though_every_other_parameter_is_empty(api: Api, place: Place) -> None:
+    url = f"/incremental/custom_objects/{place.key}/cursor"
+    cursor = (await api.client.get(f"{url}?start_time=0")).json()["after_cursor"]
+    empty = "&".join(f"{name}=" for name in EMPTY if name != "cursor")
+    plain = await api.client.get(url, params={"cursor": cursor})
+    asked = await api.client.get(f"{url}?{urlencode({'cursor': cursor})}&{empty}")
+    assert (asked.status_code, asked.json()) == (200, plain.json())
 
 
 # Pages

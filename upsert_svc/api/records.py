@@ -152,7 +152,7 @@ def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
     if not all(value is None or type(value) in (str, int) for value in added.values()):
         raise BadRequest("page and sort must be numbers or text")
     asked = {name: str(value) for name, value in added.items() if value is not None}
-    return asked | dict(query), body["filter"]
+    return asked | {name: value for name, value in query.items() if value}, body["filter"]
 
 
 async def count(call: Call) -> Response:

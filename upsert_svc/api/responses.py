@@ -175,7 +175,7 @@ def event(item: Event) -> dict[str, Any]:
 def exported(call: Call, page: ExportPage, *, excludes_deleted: bool) -> Response:
     """One page of an incremental export, with the address of the next where there is one by now."""
     asked = {"cursor": page.after_cursor} | {
-        name: call.query[name] for name in ("per_page", "filter[exclude_deleted]") if name in call.query
+        name: call.query[name] for name in ("per_page", "filter[exclude_deleted]") if call.query.get(name)
     }
     path = call.scope["path"].removeprefix("/api/v2/")
     next_url = f"{call.url(*path.split('/'))}.json?{urlencode(asked)}"
@@ -271,6 +271,6 @@ def page(
 def _page_url(call: Call, query: Mapping[str, str], parameter: str, cursor: str | None) -> str | None:
     if cursor is None:
         return None
-    kept = {name: value for name, value in query.items() if name not in _CURSOR_PARAMETERS}
+    kept = {name: value for name, value in query.items() if value and name not in _CURSOR_PARAMETERS}
     path = call.scope["path"].removeprefix("/api/v2/")
     return f"{call.url(*path.split('/'))}.json?{urlencode(kept | {parameter: cursor})}"
