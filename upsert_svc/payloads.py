@@ -56,12 +56,12 @@ def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[
         raise BadRequest(f"{wrapper} must be a JSON object")
     beside = [key for key in body if key != wrapper]
     require_no_parameter(beside, _PARAMETERS)
-    require_no_parameter(inner, _DRY_RUN)
+    require_no_parameter(inner, DRY_RUN)
     return inner, beside
 
 
-_DRY_RUN: Mapping[str, str] = {"dryrun": "dry_run"}
-_PARAMETERS: Mapping[str, str] = {**_DRY_RUN, "strategy": "strategy", "dataonly": "dataOnly"}
+DRY_RUN: Mapping[str, str] = {"dryrun": "dry_run"}
+_PARAMETERS: Mapping[str, str] = {**DRY_RUN, "strategy": "strategy", "dataonly": "dataOnly"}
 _LONGEST_SPELLING = 20
 
 

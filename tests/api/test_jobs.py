@@ -560,3 +560,23 @@ async def test_records_are_written_in_the_name_of_whoever_made_the_job(agent: Ap
     await agent.finished_job(key, "create", [{"name": "by job"}])
     by_name = {record["name"]: record for record in await agent.records(key)}
     assert by_name["by job"]["created_by_user_id"] == own["created_by_user_id"]
+
+
+@pytest.mark.parametrize("name", ["dry_run", "dryRun"])
+async def test_an_item_of_a_job_that_asks_for_a_dry_run_fails_and_is_not_written(api: Api, name: str) -> None:
+    key = await api.new_object(naming={"is_unique": True})
+    made = record_of(await api.create(key, name="Ford", external_id="v1"))
+    for action, item in (
+        ("create", {"name": "Fiat"}),
+        ("update", {"id": made["id"], "name": "Fiat"}),
+        ("delete", {"id": made["id"]}),
+        ("delete_by_external_id", {"external_id": "v1"}),
+        ("create_or_update_by_external_id", {"external_id": "v1", "name": "Fiat"}),
+        ("create_or_update_by_name", {"name": "Fiat"}),
+    ):
+        (result,) = (await api.finished_job(key, action, [{**item, name: True}]))["results"]
+        assert (result["status"], result["errors"][0]["code"]) == ("Failed", "RecordInvalid"), action
+        assert "dry_run is not taken: a job cannot be tried out" in result["errors"][0]["detail"]
+    assert await api.records(key) == [made]
+    problems = problems_of(await api.create(key, external_id="v2"))
+    assert list(problems) == ["name"]

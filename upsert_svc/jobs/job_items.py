@@ -12,8 +12,15 @@ from upsert_svc import json_body
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db.pools import Connection, Pinned, Row
 from upsert_svc.definitions.compiled import Definition
-from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound, ServiceError, shortened
-from upsert_svc.payloads import TEXT_LIMIT, external_id_problem, name_problem, record_patch
+from upsert_svc.errors import BadRequest, Problem, RecordInvalid, RecordNotFound, ServiceError, shortened
+from upsert_svc.payloads import (
+    DRY_RUN,
+    TEXT_LIMIT,
+    external_id_problem,
+    name_problem,
+    record_patch,
+    require_no_parameter,
+)
 from upsert_svc.records import record_store, write_batching
 from upsert_svc.records.rules import record_or_raise, require_findable, validate
 from upsert_svc.records.values import NEW, By, Identifier, WriteRequest, WriteRow
@@ -44,6 +51,9 @@ ACTIONS: Mapping[str, Action] = {
 }
 _ATTRIBUTES: Mapping[By, str] = {"record_id": "id", "external_id": "external_id", "name": "name"}
 _TOO_LARGE = f"The item is larger than a record may be, or has more than {json_body.VALUE_LIMIT} values"
+_NO_DRY_RUN = (
+    "dry_run is not taken: a job cannot be tried out; send the item by itself, with dry_run=true as query"
+)
 _TAKEN = frozenset({"name_taken", "external_id_taken"})
 
 
@@ -109,6 +119,8 @@ async def apply(
         await asyncio.sleep(0)  # validating may take long, and requests are answered in the same process
         if item.refusal is not None:
             run.fail(item, item.refusal)
+        elif (refusal := _dry_run_refusal(item.value)) is not None:
+            run.fail(item, refusal)
         elif action.startswith("delete"):
             await run.delete(item)
         else:
@@ -238,6 +250,15 @@ class _Run:
     def fail(self, item: Item, error: ServiceError) -> None:
         """Gives an item the result of a refusal."""
         self.results[item.place] = failed(self._principal, self._action, item, error)
+
+
+def _dry_run_refusal(value: Any) -> RecordInvalid | None:
+    """The refusal of an item that is not to be written: it would be, for a job has no dry run."""
+    try:
+        require_no_parameter(value if isinstance(value, dict) else (), DRY_RUN)
+    except BadRequest:
+        return _invalid("dry_run", _NO_DRY_RUN)
+    return None
 
 
 def _change(action: str, value: Any) -> WriteRequest:
