@@ -101,9 +101,14 @@ class NotAuthenticated(ServiceError):
 
 
 class Forbidden(ServiceError):
+    """Comes with a challenge (RFC 9110, 11.6.1): many clients send no credential before they saw one."""
+
     status = 403
     error = "Forbidden"
     description = "You do not have access to this page. Please contact the account owner for help."
+    def __init__(self) -> None:
+        super().__init__(headers={"WWW-Authenticate": 'Basic realm="upsert_svc", charset="UTF-8"'})
+
 
 
 class RecordNotFound(ServiceError):

@@ -25,7 +25,7 @@ from tests.support.endpoints import (
     ask,
     each,
 )
-from tests.support.harness import Api, Cluster, problems_of, record_of, running
+from tests.support.harness import JSON_TYPE, Api, Cluster, problems_of, record_of, running
 
 OBJECT = {
     "url", "key", "title", "raw_title", "title_pluralized", "raw_title_pluralized", "description",
@@ -113,7 +113,7 @@ def assert_good(response: httpx.Response, endpoint: Endpoint) -> None:
     if endpoint.method == "DELETE":
         assert response.content == b""
         return
-    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Content-Type"] == JSON_TYPE
     answer = response.json()
     if IS_LIMIT.search(endpoint.path):
         assert {name: type(value) for name, value in answer.items()} == {"count": int, "limit": int}

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from tests.support.harness import Api, problems_of, record_of
+from tests.support.harness import JSON_TYPE, Api, problems_of, record_of
 
 KEYS = {
     "url",
@@ -331,7 +331,7 @@ async def test_the_named_fields_come_first_in_the_order_given(api: Api, name_of_
     if name_of_list == "custom_object_field_ids":
         sent = [str(item) for item in sent]
     response = await api.client.put(path(key, "reorder"), json={name_of_list: sent})
-    assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
+    assert (response.status_code, response.headers["Content-Type"]) == (200, JSON_TYPE)
     assert isinstance(response.json(), str)
     assert await keys(api, key) == ["d", "b", "a", "c"]
     assert [(await field(api, key, letter))["position"] for letter in "dbac"] == [0, 1, 2, 3]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 import httpx
 import pytest
 
-from tests.support.harness import Api, Cluster, Running, record_of, running
+from tests.support.harness import JSON_TYPE, Api, Cluster, Running, record_of, running
 from upsert_svc.accounts.auth import Authenticator
 from upsert_svc.accounts.tokens import Principal
 
@@ -58,7 +58,7 @@ async def test_the_headers_count_down_and_what_is_over_is_a_429(cluster: Cluster
         assert 3500 < int(answer.headers["ratelimit-reset"]) <= 3600
         assert answer.headers["x-request-id"]
     assert answers[3].headers["retry-after"] == answers[3].headers["ratelimit-reset"]
-    assert answers[3].headers["content-type"] == "application/json"
+    assert answers[3].headers["content-type"] == JSON_TYPE
     seconds = answers[3].headers["retry-after"]
     assert answers[3].json() == {
         "error": "TooManyRequests",

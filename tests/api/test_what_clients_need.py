@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.harness import Api, Cluster, record_of, running
+from tests.support.harness import JSON_TYPE, Api, Cluster, record_of, running
 
 OBJECT_KEYS = {
     "url", "key", "created_by_user_id", "updated_by_user_id", "created_at", "updated_at", "title",
@@ -136,7 +136,7 @@ async def test_each_verb_answers_with_the_one_status_that_generated_clients_know
         (await cars.raw("GET", "/limits/field_limit"), 200),
     ]
     for answer, status in answers:
-        assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/json")
+        assert (answer.status_code, answer.headers["Content-Type"]) == (status, JSON_TYPE)
     for path in (f"/records/{record_of(created)['id']}", "/fields/color", ""):
         response = await cars.raw("DELETE", path)
         assert (response.status_code, response.content) == (204, b"")
@@ -144,7 +144,7 @@ async def test_each_verb_answers_with_the_one_status_that_generated_clients_know
 
 async def test_a_job_is_answered_with_201(cars: Caller) -> None:
     response = await cars.raw("POST", "/jobs", {"job": {"action": "create", "items": [{"name": "Ford"}]}})
-    assert (response.status_code, response.headers["Content-Type"]) == (201, "application/json")
+    assert (response.status_code, response.headers["Content-Type"]) == (201, JSON_TYPE)
 
 
 async def test_the_ids_of_users_are_digits_in_a_string_on_objects_and_records(cars: Caller) -> None:

@@ -110,6 +110,20 @@ async def make_place(api: Api) -> Place:
     return Place(key, "color", record["id"], job["id"])
 
 
+async def target(api: Api, endpoint: Endpoint) -> Mapping[str, str]:
+    """What to put in the path, so that the endpoint finds what it is for and harms nobody else."""
+    key = await api.new_object({"key": "color", "type": "text"}, naming={"is_unique": True})
+    if endpoint.method == "POST" and not endpoint.operation.reads:
+        return {"key": key}
+    return {"key": key, "id": record_of(await api.create(key, name="Ford", external_id="v1"))["id"]}
+
+
+async def unmake(api: Api) -> None:
+    """Removes the object that a POST makes."""
+    (post,) = [endpoint for endpoint in ENDPOINTS if str(endpoint) == "POST /custom_objects"]
+    await api.client.delete(f"/custom_objects/{post.body['custom_object']['key']}")
+
+
 async def ask(
     api: Api,
     place: Place,

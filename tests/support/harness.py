@@ -29,6 +29,7 @@ if importlib.util.find_spec("sniffio") is None:
     sys.modules["sniffio"] = _absent
 
 ADMIN_EMAIL = "admin@example.com"
+JSON_TYPE = "application/json; charset=utf-8"  # of every answer
 _numbers = itertools.count(1)
 _databases: list[str] = []  # that are in use
 _ended: list[str] = []  # that are to be dropped

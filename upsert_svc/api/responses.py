@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from upsert_svc.api.conditions import quoted
 from upsert_svc.api.requests import Call
+from upsert_svc.asgi import JSON_TYPE
 from upsert_svc.definitions.fields import NAME_FIELD, FieldRow
 from upsert_svc.definitions.objects import CustomObject, Usage
 from upsert_svc.errors import ServiceError
@@ -36,7 +37,7 @@ class JsonResponse(Response):
         self.body = orjson.dumps(value, option=_TIMES)
         self.raw_headers = [
             (b"content-length", b"%d" % len(self.body)),
-            (b"content-type", b"application/json"),
+            (b"content-type", JSON_TYPE),
         ]
         for name, text in (headers or {}).items():
             self.raw_headers.append((name.lower().encode("latin-1"), text.encode("latin-1")))

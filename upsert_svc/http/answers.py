@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 import orjson
 
+from upsert_svc.asgi import JSON_TYPE
 from upsert_svc.errors import ServiceError
 
 _STATUS_LINES = {
@@ -25,7 +26,7 @@ def head(status: int, headers: Sequence[Header]) -> bytes:
 def ready_answer(status: int, error: ServiceError, *, is_last: bool) -> bytes:
     """A whole answer, in the shape of every other error."""
     body = orjson.dumps(error.body())
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    headers = {"content-type": JSON_TYPE.decode(), "content-length": str(len(body))}
     headers |= {name.lower(): value for name, value in error.headers.items()}
     if is_last:
         headers["connection"] = "close"
