@@ -274,7 +274,7 @@ create table changes (
 create table idempotency_keys (
     account_id   integer not null references accounts,
     key          text collate "C" not null,
-    request_hash bytea not null,     -- SHA-256 of method, path, query and body
+    request_hash bytea not null,     -- SHA-256 of method, of path, of query, of body; earlier one of all
     status       smallint not null,
     headers      jsonb not null,     -- [[name, value], …]
     body         bytea not null,

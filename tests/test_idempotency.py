@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from tests.support.batches import answered, until_blocked
 from tests.support.faults import lossy_address
-from tests.support.harness import Api, Cluster, problems_of, record_of, running
+from tests.support.harness import JSON_TYPE, Api, Cluster, problems_of, record_of, running
 from tests.support.processes import TOKEN, serving
 from upsert_svc import purge
 from upsert_svc.db.pools import connected, owner_transaction
@@ -105,6 +107,96 @@ async def test_a_key_of_another_request_is_refused_and_nothing_is_written(api: A
     for response in others:
         assert (response.status_code, response.json()["error"]) == (400, "IdempotentRequestError")
     assert len(await api.records(key)) == 1
+
+
+def differing_in(response: httpx.Response) -> str:
+    """The parts of a request of which a refusal says that they differ."""
+    assert (response.status_code, response.json()["error"]) == (400, "IdempotentRequestError")
+    said = re.fullmatch(
+        r"The Idempotency-Key belongs to another request, which differs in its (.*)"
+        r" \(compared byte for byte\)",
+        response.json()["description"],
+    )
+    assert said is not None, response.text
+    return said[1]
+
+
+async def test_a_key_of_another_request_is_refused_in_words_that_say_what_differs(api: Api) -> None:
+    key, other = await api.new_object(YEAR), await api.new_object(YEAR)
+    path, name = f"/custom_objects/{key}/records", f"{key} differs"
+    record = {"custom_object_record": {"name": "Ford", "custom_object_fields": {"year": 1}}}
+    reordered = {"custom_object_record": {"custom_object_fields": {"year": 1}, "name": "Ford"}}
+    assert (await send(api, "POST", path, name, record)).status_code == 201
+    asked: list[tuple[str, str, Any, str]] = [
+        ("POST", path, reordered, "body"),
+        ("POST", f"{path}?x=1", record, "query"),
+        ("POST", f"/custom_objects/{other}/records", record, "path"),
+        ("PATCH", f"{path}?external_id=v1", record, "method and query"),
+        ("PUT", f"{path}/{'0' * 26}?x=1", reordered, "method and path and query and body"),
+    ]
+    for method, url, body, parts in asked:
+        assert differing_in(await send(api, method, url, name, body)) == parts
+    assert len(await api.records(key)) == 1
+
+
+async def test_of_a_key_kept_by_an_earlier_version_all_that_may_differ_is_told(api: Api) -> None:
+    key = await api.new_object(YEAR)
+    path, name = f"/custom_objects/{key}/records", f"{key} kept before"
+    first = await create(api, key, name)
+    parts = (b"POST", f"/api/v2{path}".encode(), b"", bytes(first.request.content))
+    async with api.running.sql() as owner:
+        await owner.execute(
+            "update idempotency_keys set request_hash = $2,"
+            " headers = replace(headers::text, '; charset=utf-8', '')::jsonb where key = $1",
+            name,
+            hashlib.sha256(b"\0".join(parts)).digest(),
+        )
+    again = await create(api, key, name)
+    assert again.headers["X-Idempotency-Lookup"] == "hit"
+    assert seen_in(again) == seen_in(first)
+    assert again.headers["Content-Type"] == JSON_TYPE
+    another = await create(api, key, name, {"name": "Fiat"})
+    assert differing_in(another) == "method, path, query or body"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/records", {"custom_object_record": CAR}),
+        ("PATCH", "/records?external_id=v1", {"custom_object_record": CAR}),
+        ("PUT", "/records?external_id=v1", {"custom_object_record": CAR}),
+        ("PATCH", "/records/{id}", {"custom_object_record": CAR}),
+        ("PUT", "/records/{id}", {"custom_object_record": CAR}),
+        ("DELETE", "/records/{id}", None),
+        ("DELETE", "/records?external_id=v1", None),
+        ("POST", "/jobs", {"job": {"action": "create", "items": [{"name": "x"}]}}),
+        ("POST", "/fields", {"custom_object_field": {"key": "color", "title": "Color", "type": "text"}}),
+        ("PATCH", "/fields/year", {"custom_object_field": {"title": "Year"}}),
+        ("PUT", "/fields/reorder", {"field_ids": []}),
+        ("DELETE", "/fields/year", None),
+        ("PATCH", "", {"custom_object": {"title": "Car"}}),
+        ("DELETE", "", None),
+    ],
+)
+async def test_the_key_of_an_object_in_another_case_is_the_same_path(
+    api: Api, method: str, path: str, body: Any
+) -> None:
+    key = await api.new_object(YEAR)
+    made = record_of(await api.create(key, name="Ford", external_id="v1"))
+    before, _, query = path.format(id=made["id"]).partition("?")
+    first, *again = [
+        await send(api, method, f"/custom_objects/{spelt}{before}{suffix}?{query}", f"{key} spelt", body)
+        for spelt, suffix in (
+            (key, ""),
+            (key.upper(), ""),
+            (key.title(), ".json"),
+            (f"%{ord(key[0].upper()):X}{key[1:]}", ""),
+        )
+    ]
+    assert first.headers["X-Idempotency-Lookup"] == "miss", first.text
+    for answer in again:
+        assert answer.headers["X-Idempotency-Lookup"] == "hit", answer.text
+        assert seen_in(answer) == seen_in(first)
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 256, b"\xe9", b"a\tb"])

@@ -89,26 +89,31 @@ class TooManyValues(BadRequest):
 
 
 class IdempotentRequestError(BadRequest):
-    """An Idempotency-Key comes with another request than the one that was answered."""
+    """An Idempotency-Key comes with another request than the one answered; `differing` says in what."""
 
     error = "IdempotentRequestError"
-    description = "The Idempotency-Key belongs to another request"
+
+    def __init__(self, differing: str) -> None:
+        super().__init__(
+            f"The Idempotency-Key belongs to another request, which differs in its {differing}"
+            " (compared byte for byte)"
+        )
 
 
 class NotAuthenticated(ServiceError):
+    """Comes with a challenge (RFC 9110, 11.6.1): many clients send no credential before they saw one."""
+
     status = 401
     error = "Couldn't authenticate you"
 
-
-class Forbidden(ServiceError):
-    """Comes with a challenge (RFC 9110, 11.6.1): many clients send no credential before they saw one."""
-
-    status = 403
-    error = "Forbidden"
-    description = "You do not have access to this page. Please contact the account owner for help."
     def __init__(self) -> None:
         super().__init__(headers={"WWW-Authenticate": 'Basic realm="upsert_svc", charset="UTF-8"'})
 
+
+class Forbidden(ServiceError):
+    status = 403
+    error = "Forbidden"
+    description = "You do not have access to this page. Please contact the account owner for help."
 
 
 class RecordNotFound(ServiceError):
