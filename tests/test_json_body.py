@@ -51,10 +51,17 @@ def many(value: str, count: int) -> bytes:
         (b"0." + b"1" * 5000, "5002 digits"),
         (b"1e99999999999999999999", "exponent"),
         (b"-1e-99999999999999999999", "exponent"),
-        (b'\xef\xbb\xbf{"a": 1}', "line 1 column 1"),
-        ('{"a": 1}'.encode("utf-16"), "not UTF-8 (byte 0)"),
-        ('{"a": 1}'.encode("utf-16-le"), "not valid JSON"),
-        ('{"a": 1}'.encode("utf-32"), "not UTF-8"),
+        (b"\xef\xbb\xbf", "empty"),
+        (b'\xef\xbb\xbf{"a": 1,}', "line 1 column"),
+        (b'\xef\xbb\xbf\xef\xbb\xbf{"a": 1}', "line 1 column 1"),
+        (b' \xef\xbb\xbf{"a": 1}', "line 1 column 2"),
+        (b'[\xef\xbb\xbf{"a": 1}]', "line 1 column 2"),
+        ('{"a": 1}'.encode("utf-16"), "not UTF-8: it seems to be UTF-16"),
+        ('{"a": 1}'.encode("utf-16-le"), "not UTF-8: it seems to be UTF-16-LE"),
+        ("{}".encode("utf-16-be"), "not UTF-8: it seems to be UTF-16-BE"),
+        ('["é"]'.encode("utf-32"), "not UTF-8: it seems to be UTF-32"),
+        ('{"a": 1}'.encode("utf-32-be"), "not UTF-8: it seems to be UTF-32-BE"),
+        ('{"a": "é"}'.encode("latin-1"), "not UTF-8 (byte 7)"),
         (b'{"a": "\xff"}', "not UTF-8 (byte 7)"),
         (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
         (b'{"a": "\xc0\xaf"}', "not UTF-8"),
@@ -75,6 +82,13 @@ def test_what_is_not_strict_json_is_a_bad_request_that_says_why(raw: bytes, said
     with pytest.raises(BadRequest) as caught:
         json_body.parse(raw)
     assert said in str(caught.value.description)
+
+
+def test_a_byte_order_mark_stands_before_a_body_and_not_before_a_part_of_one() -> None:
+    marked = '\ufeff{"a": "\ufeffé"}'.encode()
+    assert json_body.parse(marked) == {"a": "\ufeffé"}
+    with pytest.raises(BadRequest, match="line 1 column 1"):
+        json_body.parse(marked, around=1)
 
 
 @pytest.mark.parametrize(

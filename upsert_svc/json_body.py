@@ -5,6 +5,7 @@ values than can be looked at in a moment: nobody else is served meanwhile.
 """
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -24,7 +25,8 @@ _LONG_NUMBER = b"0" * 100
 def parse(raw: bytes, *, around: int = 0) -> Any:
     """The JSON value of a body, or of a part of one with so many levels around it.
 
-    Floats come as Decimal, digit by digit.
+    Floats come as Decimal, digit by digit. A body may begin with a byte order mark, as some writers of UTF-8
+    have it.
 
     Raises BadRequest for what is not strict JSON in UTF-8, TooManyValues for more than VALUE_LIMIT values,
     RecordInvalid for text that cannot be stored.
@@ -34,7 +36,7 @@ def parse(raw: bytes, *, around: int = 0) -> Any:
     try:
         value = _parsed(raw)
     except ValueError:
-        value = _parsed_slowly(raw)  # which says what is wrong
+        value = _parsed_slowly(raw if around else raw.removeprefix(BOM_UTF8))  # which says what is wrong
     _refuse_depth(raw, value, DEPTH_LIMIT - around)
     if b"\\u" in raw or (len(raw) > RUN_LIMIT and not raw.isascii()):
         _refuse_unstorable_text(value)
@@ -69,6 +71,7 @@ def _parsed(raw: bytes) -> Any:
 def _parsed_slowly(raw: bytes) -> Any:
     if not raw.strip():
         raise BadRequest("The body is empty")
+    require_utf8(raw)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -82,6 +85,12 @@ def _parsed_slowly(raw: bytes) -> Any:
         raise BadRequest(f"The body is not valid JSON: {error}") from None
     except RecursionError:
         raise too_deep() from None
+
+
+def require_utf8(raw: bytes) -> None:
+    """Raises BadRequest for what begins as JSON in another encoding of Unicode does."""
+    if not (encoding := json.detect_encoding(raw)).startswith("utf-8"):
+        raise BadRequest(f"The body is not UTF-8: it seems to be {encoding.upper()}")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

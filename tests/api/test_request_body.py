@@ -1,7 +1,9 @@
 """The reader of bodies: which media types, what size, until when."""
 
 import asyncio
+import contextlib
 import inspect
+import re
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -28,11 +30,17 @@ from upsert_svc.errors import (
         "text/plain",
         "text/plain; charset=us-ascii",
         "application/json; odata=verbose",
+        'application/json; profile="a,b;c"',
+        "application/json, application/json",
+        "application/json; charset=utf-8, application/json; charset=utf-8",
+        "application/json,text/plain;charset=us-ascii",
+        "application/json, ",
     ],
 )
 def test_json_and_plain_text_are_taken(content_type: str) -> None:
     request_body.require_json(content_type.encode())
-    request_body.require_json(content_type.encode(), b"identity")
+    for encoding in (b"identity", b"Identity, identity", b" "):
+        request_body.require_json(content_type.encode(), encoding)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +54,31 @@ def test_json_and_plain_text_are_taken(content_type: str) -> None:
         ("application/json; charset=latin1", ""),
         ("application/json", "gzip"),
         ("application/json", "identity, gzip"),
+        ("application/json", "utf-8"),
+        ("application/json, text/xml", ""),
+        ("text/xml, application/json", ""),
+        ("application/json, application/json; charset=utf-16", ""),
+        ('application/json; profile="a, text/plain', "x"),
     ],
 )
-def test_other_media_types_and_encodings_are_refused(content_type: str, encoding: str) -> None:
-    with pytest.raises(UnsupportedMediaType):
+def test_other_media_types_and_encodings_are_refused_by_their_value(content_type: str, encoding: str) -> None:
+    with pytest.raises(UnsupportedMediaType) as caught:
         request_body.require_json(content_type.encode(), encoding.encode())
+    told = str(caught.value.description)
+    if encoding:
+        assert f"Content-Encoding: {encoding} is not taken" in told
+    elif charset := re.search(r"charset=(utf-16|latin1)", content_type):
+        assert f"Content-Type says {charset[0]}" in told
+    else:
+        assert told == f"Content-Type must be application/json, not {content_type}"
+
+
+@pytest.mark.parametrize("sent", [b"," * 60_000, b'"' * 60_001, b'a"b",' * 10_000, b";," * 30_000])
+def test_a_long_content_type_is_judged_in_a_moment(sent: bytes) -> None:
+    started = time.monotonic()
+    with contextlib.suppress(UnsupportedMediaType):
+        request_body.require_json(sent)
+    assert time.monotonic() - started < 0.5
 
 
 class Arriving:

@@ -91,6 +91,9 @@ class Authenticator:
 
 def _credential(authorization: str) -> tuple[str | None, str]:
     """The e-mail, where the scheme carries one, and the token."""
+    said = {text.strip() for text in authorization.split(",")}
+    if len(said) == 1:  # client and framework may have set the header both
+        (authorization,) = said
     scheme, _, credential = authorization.strip().partition(" ")
     credential = credential.strip()
     if scheme.lower() == "basic":

@@ -91,8 +91,9 @@ class Terms:
     def _of_headers(self, call: Call) -> BadRequest | None:
         method = call.scope["method"]
         for header, name in _OVERRIDES.items():
-            asked = call.headers.get(header, b"").decode("latin-1").strip().upper()
-            if asked and asked != method and not (self.reads and asked not in _WRITING):
+            listed = call.headers.get(header, b"").decode("latin-1").upper().split(",")
+            others = {asked.strip() for asked in listed} - {"", method}
+            if others & _WRITING if self.reads else others:
                 return BadRequest(f"{name} is not taken: the method of the request counts, which is {method}")
         if self.reads:
             return None

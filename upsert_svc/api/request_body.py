@@ -9,32 +9,51 @@ from typing import Any
 
 from starlette.types import Receive
 
-from upsert_svc.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from upsert_svc.errors import (
+    BadRequest,
+    PayloadTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+    shortened,
+)
 
 Headers = Mapping[bytes, bytes]  # by name in lower case
 Waited = Callable[[], float]  # for how many seconds the server has listened for the body
 
 _REMEMBERED_BYTES = 200  # of headers that are looked at once
 _MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
+_ENCODINGS = frozenset({"", "identity"})
+_LISTED = re.compile(r'(?:[^,"]|"[^"]*"?)+')  # a value of a list; commas in quotes separate nothing
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
 
 
 def require_json(content_type: bytes, content_encoding: bytes = b"") -> None:
-    """Raises UnsupportedMediaType unless the headers announce plain JSON in UTF-8, or nothing."""
+    """Raises UnsupportedMediaType unless the headers announce plain JSON in UTF-8, or nothing.
+
+    A list is taken where each of its values is: client and framework may have set a header both.
+    """
     is_short = len(content_type) + len(content_encoding) <= _REMEMBERED_BYTES
     (_require_json if is_short else _require_json.__wrapped__)(content_type, content_encoding)
 
 
 @lru_cache(maxsize=256)
 def _require_json(content_type: bytes, content_encoding: bytes) -> None:
-    media_type, _, parameters = content_type.decode("latin-1").partition(";")
-    if media_type.strip().lower() not in _MEDIA_TYPES:
-        raise UnsupportedMediaType("Content-Type must be application/json")
-    charset = _CHARSET.search(parameters)
-    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise UnsupportedMediaType("The body must be encoded in UTF-8")
-    if content_encoding.strip().lower() not in (b"", b"identity"):
-        raise UnsupportedMediaType("A compressed body is not accepted")
+    sent_type, sent_encoding = content_type.decode("latin-1"), content_encoding.decode("latin-1")
+    for listed in _LISTED.findall(sent_type):
+        media_type, _, parameters = listed.partition(";")
+        if media_type.strip().lower() not in _MEDIA_TYPES:
+            raise UnsupportedMediaType(f"Content-Type must be application/json, not {shortened(sent_type)}")
+        charset = _CHARSET.search(parameters)
+        if charset and charset[1].lower() not in _CHARSETS:
+            raise UnsupportedMediaType(
+                f"The body must be encoded in UTF-8, and Content-Type says {shortened(charset[0])}"
+            )
+    if not {encoding.strip().lower() for encoding in sent_encoding.split(",")} <= _ENCODINGS:
+        raise UnsupportedMediaType(
+            f"Content-Encoding: {shortened(sent_encoding)} is not taken: the body must be sent as it is,"
+            " neither compressed nor encoded (the charset of a text belongs into Content-Type)"
+        )
 
 
 def expected_bytes(headers: Headers, limit_bytes: int, *, of_any_kind: bool = False) -> int:

@@ -144,7 +144,10 @@ class RequestParser:
             return
         name = name.lower()
         if name == b"authorization":
-            self.credential = hash(value)
+            credential = hash(value)
+            if self.credential and self.credential != credential:
+                raise Refused(400, "Authorization is given twice, with different values")
+            self.credential = credential
         elif name == b"content-length":
             self.length = int(value)
         elif name == b"expect":

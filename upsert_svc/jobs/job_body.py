@@ -52,6 +52,7 @@ async def parse(raw: bytes, pause: Pause, *, item_limit_bytes: int) -> tuple[Job
     Raises BadRequest for what is not strict JSON or of another shape, TooManyValues, and RecordInvalid for
     text that cannot be stored. What is wrong with an item as a record is found out by the job.
     """
+    json_body.require_utf8(raw)  # or brackets would not fit that are none
     pause = _paced(pause)
     scanner = _Scanner(item_limit_bytes)
     for begin, end in _slices(raw):
