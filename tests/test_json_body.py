@@ -101,6 +101,17 @@ def test_a_byte_order_mark_stands_before_a_body_and_not_before_a_part_of_one() -
         (b'{"a\\u0000": 1}', "a\\u0000", "U+0000"),
         (b'{"a\\ud800": 1}', "a\\ud800", "surrogate"),
         (b'"\\u0000"', "base", "U+0000"),
+        (b'{"a": {"b": ["x", {"c": "\\u0000"}]}}', "c", "a.b[1].c: Text"),
+        (
+            b'{"custom_object_record": {"custom_object_fields": {"specs": {"a": [1, {"deep": "\\ud800"}]}}}}',
+            "specs",
+            "specs.a[1].deep: Text",
+        ),
+        (
+            b'{"custom_object_fields": {"specs": {"a": [{"\\u0000": 1}]}}}',
+            "specs",
+            "specs.a[0].\\u0000: Text",
+        ),
     ],
 )
 def test_text_that_cannot_be_stored_is_refused_by_the_name_of_its_field(

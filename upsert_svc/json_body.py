@@ -20,6 +20,8 @@ VALUE_LIMIT = 20_000  # of a body, at any depth; a record of 32 KB has no more t
 _NUMBER_LIMIT = 4300  # characters; no field takes a number nearly as long
 _DIGITS = bytes.maketrans(b"123456789.", b"0000000000")
 _LONG_NUMBER = b"0" * 100
+_WRAPPERS = ("custom_object_record", "custom_object_fields")  # around what places begin with
+_WHOLE_DIGITS = 30  # more than any whole number has that is taken anywhere
 
 
 def parse(raw: bytes, *, around: int = 0) -> Any:
@@ -41,6 +43,19 @@ def parse(raw: bytes, *, around: int = 0) -> Any:
     if b"\\u" in raw or (len(raw) > RUN_LIMIT and not raw.isascii()):
         _refuse_unstorable_text(value)
     return value
+
+
+def as_whole(value: Any) -> Any:
+    """The int that a number with a fraction or an exponent stands for, as 2026.0 or 2.026e3 for 2026.
+
+    Any other value stays as it is.
+    """
+    if type(value) is not Decimal:
+        return value
+    if not value:
+        return 0  # of which the exponent may be anything
+    is_whole = value.adjusted() <= _WHOLE_DIGITS and value == value.to_integral_value()
+    return int(value) if is_whole else value
 
 
 def _refuse_many_values(raw: bytes) -> None:
@@ -150,9 +165,10 @@ def _children(value: Any) -> list[Any]:
 
 
 def _refuse_unstorable_text(value: Any) -> None:
-    for field, text in _texts(value, "base"):
-        if (problem := unstorable(text)) is not None:
-            raise RecordInvalid({_printable(field): [problem]})
+    if any(unstorable(text) is not None for text in _texts(value)):
+        field, place, problem = next(_unstorable_texts(value))
+        description = problem.description if place == field else f"{place}: {problem.description}"
+        raise RecordInvalid({field: [problem._replace(description=description)]})
 
 
 def unstorable(text: str) -> Problem | None:
@@ -170,16 +186,43 @@ def unstorable(text: str) -> Problem | None:
     return None
 
 
-def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
+def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        yield field, value
+        yield value
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item, field)
+            yield from _texts(item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield key, key
-            yield from _texts(item, key)
+            yield key
+            yield from _texts(item)
+
+
+def _unstorable_texts(
+    value: Any, owner: str = "base", place: str = "", *, is_in_field: bool = False
+) -> Iterator[tuple[str, str, Problem]]:
+    """The texts that cannot be stored: the key or field that each belongs to, its place, and what is wrong.
+
+    A place begins at the record, as `name` or `specs.a[1]`.
+    """
+    if isinstance(value, str) and (problem := unstorable(value)) is not None:
+        yield owner, place or owner, problem
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            beneath = shortened(f"{place}[{number}]")
+            yield from _unstorable_texts(item, owner, beneath, is_in_field=is_in_field)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            named = shortened(_printable(key))
+            inner = owner if is_in_field and place else named
+            beneath = shortened(f"{place}.{named}") if place else named
+            if (problem := unstorable(key)) is not None:
+                yield inner, beneath, problem
+            if is_in_field or key not in _WRAPPERS:
+                yield from _unstorable_texts(item, inner, beneath, is_in_field=is_in_field)
+            else:
+                is_fields = key == "custom_object_fields"
+                yield from _unstorable_texts(item, named, "", is_in_field=is_fields)
 
 
 def _printable(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -23,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from upsert_svc.errors import BadRequest, Problem, RecordInvalid, shortened
+from upsert_svc.json_body import as_whole
 
 Model = TypeVar("Model", bound=BaseModel)
 TEXT_LIMIT = 255
@@ -75,6 +77,7 @@ def require_no_parameter(keys: Iterable[str], parameters: Mapping[str, str] = _P
 
 
 ShortText = Annotated[StrictStr, Field(max_length=TEXT_LIMIT)]
+Whole = Annotated[StrictInt, BeforeValidator(as_whole)]
 Description = Annotated[StrictStr, Field(max_length=DESCRIPTION_LIMIT)]
 
 
@@ -98,7 +101,7 @@ class ObjectBody(BaseModel):
 class OptionBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    id: StrictInt | None = None
+    id: Whole | None = None
     name: ShortText | None = None
     raw_name: ShortText | None = None
     value: Annotated[StrictStr, Field(min_length=1, max_length=TEXT_LIMIT)]
@@ -112,8 +115,8 @@ class NamingBody(BaseModel):
     is_unique: StrictBool | None = None
     autoincrement_enabled: StrictBool | None = None
     autoincrement_prefix: Annotated[StrictStr, Field(max_length=30)] | None = None
-    autoincrement_padding: Annotated[StrictInt, Field(ge=0, le=9)] | None = None
-    autoincrement_next_sequence: Annotated[StrictInt, Field(ge=0, lt=10**15)] | None = None
+    autoincrement_padding: Annotated[Whole, Field(ge=0, le=9)] | None = None
+    autoincrement_next_sequence: Annotated[Whole, Field(ge=0, lt=10**15)] | None = None
 
 
 def _filter(value: object) -> dict[str, Any]:

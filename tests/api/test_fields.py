@@ -275,6 +275,17 @@ async def test_the_type_and_the_key_of_a_field_never_change(api: Api) -> None:
     assert "X-Zendesk-API-Warn" not in same.headers
 
 
+async def test_whole_numbers_of_a_definition_may_be_written_with_a_fraction(api: Api) -> None:
+    key = await api.new_object(*({"key": letter, "type": "text"} for letter in "ab"))
+    (a, b) = [(await field(api, key, letter))["id"] for letter in "ab"]
+    response = await api.client.put(path(key, "reorder"), json={"field_ids": [float(b), float(a)]})
+    assert response.status_code == 200
+    assert await keys(api, key) == ["b", "a"]
+    response = await name(api, key, autoincrement_padding=3.0, autoincrement_next_sequence=1e3)
+    assert field_of(response)["properties"]["autoincrement_padding"] == 3
+    assert field_of(response)["properties"]["autoincrement_next_sequence"] == 1000
+
+
 async def test_unknown_attributes_of_a_field_are_ignored_and_named(api: Api) -> None:
     key = await api.new_object()
     response = await post(

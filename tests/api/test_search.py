@@ -536,6 +536,39 @@ async def test_a_day_of_another_form_is_a_bad_request_on_every_python(
 
 
 @pytest.mark.parametrize("time", ["2026-02-03T24:00:00Z", "20260203T091011Z", "2026-02-03T25:00Z"])
+async def test_numbers_are_compared_by_value_however_they_are_written(api: Api) -> None:
+    key = await api.new_object({"key": "year", "type": "integer"})
+    await api.create(key, name="a", custom_object_fields={"year": 2026})
+    place = "custom_object_fields.year"
+    filters_ = (
+        '{"%s": {"$eq": 2026.0}}', '{"%s": {"$in": [2.026e3]}}', '{"%s": {"$gt": 2025.5, "$lt": 2026.5}}',
+    )  # fmt: skip
+    for filter_ in filters_:
+        content = f'{{"filter": {filter_ % place}, "page": {{"size": 10.0}}}}'
+        response = await api.client.post(f"/custom_objects/{key}/records/search", content=content)
+        assert [record["name"] for record in response.json()["custom_object_records"]] == ["a"], filter_
+    user = await search(api, key, {"created_by_user_id": {"$eq": float(await created_by(api, key))}})
+    assert len(user.json()["custom_object_records"]) == 1
+
+
+async def created_by(api: Api, key: str) -> str:
+    (record,) = await api.records(key)
+    user: str = record["created_by_user_id"]
+    return user
+
+
+@pytest.mark.parametrize(
+    "end", ["t09:10:11z", "T09:10:11+0000", "T23:59:60Z", "T09:10:11.123456789012Z", " 09:10:11 +0000", "T09"]
+)
+async def test_a_time_of_a_filter_is_written_as_that_of_a_date_field(api: Api, end: str) -> None:
+    key = await api.new_object({"key": "built", "type": "date"})
+    made = await api.create(key, name="a", custom_object_fields={"built": f"2026-02-03{end}"})
+    assert record_of(made)["custom_object_fields"] == {"built": "2026-02-03"}
+    for operator, count in (("$gt", 1), ("$lt", 0), ("$eq", 0)):
+        response = await search(api, key, {"created_at": {operator: f"2026-02-03{end}"}})
+        assert len(response.json()["custom_object_records"]) == count, response.text
+
+
 async def test_a_time_of_another_form_is_a_bad_request_on_every_python(api: Api, time: str) -> None:
     key = await api.new_object()
     response = await search(api, key, {"created_at": {"$gt": time}})

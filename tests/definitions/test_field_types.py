@@ -44,6 +44,9 @@ def refusal(validate: FieldValidator, values: dict[str, Any]) -> dict[str, list[
         ("date", "9999-12-31", "9999-12-31"),
         ("integer", 999_999_999_999, 999_999_999_999),
         ("integer", -999_999_999_999, -999_999_999_999),
+        ("integer", Decimal("2026.0"), 2026),
+        ("integer", Decimal("2.026E+3"), 2026),
+        ("integer", Decimal("-0.0"), 0),
         ("decimal", 5, 5),
         ("decimal", Decimal("0.1"), Decimal("0.1")),
         ("decimal", Decimal("1E-15"), Decimal("1E-15")),
@@ -71,7 +74,10 @@ def test_a_value_of_its_type_is_kept(field_type: str, value: Any, kept: Any) -> 
         ),
         (
             "integer",
-            [10**12, -(10**12), 10**300, "1", True, Decimal("1.0"), Decimal("1E+400"), "", []],
+            [
+                10**12, -(10**12), 10**300, "1", True, Decimal("1.5"), Decimal("1E+400"), Decimal("1E+12"),
+                "", [],
+            ],
             "must be a whole number of at most 12 digits",
         ),
         (
@@ -217,6 +223,62 @@ def test_a_field_may_be_called_by_any_word(key: str) -> None:
 def test_a_decimal_is_kept_digit_by_digit(number: Decimal) -> None:
     text = dumped(validator("decimal").validate({"f": number}))
     assert json_body.parse(text.encode())["f"] == number
+
+
+def refused_places(value: str) -> list[str]:
+    """Where a document is refused, as its refusal names the places; they are told once, in their order."""
+    try:
+        validator("json").validate({"f": json_body.parse(value.encode())})
+    except RecordInvalid as error:
+        return [
+            problem.description.partition(" must be a number")[0] for problem in (error.details or {})["f"]
+        ]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("value", "places"),
+    [
+        ("1e15", ["f"]),
+        ('{"score": 0.12345678901234567890}', ["f.score"]),
+        ('{"a": {"b": [1, {"deep": 1e-31}]}}', ["f.a.b[1].deep"]),
+        ('[[1e400], {"": 12345678901234567890, "ok": 1e-16}, 5, -1e15]', ["f[0][0]", "f[1].", "f[3]"]),
+    ],
+)
+def test_each_number_that_a_document_may_not_have_is_named_by_its_place(
+    value: str, places: list[str]
+) -> None:
+    assert refused_places(value) == places
+
+
+def test_a_place_is_told_in_short_and_of_very_many_the_first() -> None:
+    started = time.perf_counter()
+    long = "k" * 100_000
+    told = refused_places(f'{{"{long}": [{",".join(["1e15"] * 19_000)}]}}')
+    assert time.perf_counter() - started < 1
+    assert len(told) == 20
+    assert all(len(place) <= 200 for place in told)
+
+
+@given(st.floats(min_value=-999999999999999, max_value=999999999999999))
+def test_a_document_takes_every_double_of_ordinary_size_and_keeps_its_value(number: float) -> None:
+    text = repr(number)
+    if abs(number) < 1e-30:
+        assert refused_places(text) == ([] if number == 0 else ["f"])
+        return
+    value = json_body.parse(text.encode())
+    kept = dumped(validator("json").validate({"f": {"a": [value]}}))
+    assert json_body.parse(kept.encode()) == {"f": {"a": [value]}}
+    assert float(kept.removeprefix('{"f":{"a":[').removesuffix("]}}")) == number
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False))
+def test_a_number_of_a_document_is_never_dumped_longer_than_it_may_be(number: Decimal) -> None:
+    try:
+        validated = validator("json").validate({"f": number})
+    except RecordInvalid:
+        return
+    assert len(dumped(validated)) <= len('{"f":-0.}') + 30 + 17
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False))

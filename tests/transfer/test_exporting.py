@@ -50,7 +50,8 @@ AWKWARD: tuple[str, ...] = (
     '{"price": 1.500, "extras": ["[1]"], "specs": "text; \\"quoted\\"", "kind": "[1]"}',
     '{"price": 0.0, "extras": ["[\\"roof\\"]"], "specs": false, "kind": "[\\"roof\\"]"}',
     '{"extras": ["roof"], "specs": [], "built": "9999-12-31", "color": "true", "notes": "1e5"}',
-    '{"specs": 999999999999999.000000000000001, "color": "\\\\N", "notes": "\\\\\\"", "plate": "000"}',
+    '{"specs": [0.9999999999999999, {"a": 1e-30}, -123456789012345.67, 1E+2, -0.0]}',
+    '{"specs": 99999999999999.001, "color": "\\\\N", "notes": "\\\\\\"", "plate": "000"}',
     '{"specs": "", "extras": [], "color": "#N/A", "notes": "\\n"}',
     "{}",
 )

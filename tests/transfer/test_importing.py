@@ -148,6 +148,8 @@ async def by_external_id(api: Api, object_key: str) -> dict[str, dict[str, Any]]
         ("integer", "+999999999999", b"999999999999"),
         ("integer", "2026.0", b"2026"),
         ("integer", "-007.000", b"-7"),
+        ("integer", "2.026e3", b"2026"),
+        ("integer", "1.23457E+11", b"123457000000"),
         ("decimal", "0.1000", b"0.1000"),
         ("decimal", "123456789012345.123456789012345", b"123456789012345.123456789012345"),
         ("decimal", ".5", b"0.5"),
@@ -175,7 +177,9 @@ def test_a_cell_becomes_the_json_value_of_its_field_type(field_type: str, cell: 
         ("integer", "1.5"),
         ("integer", "1,000"),
         ("integer", "2026.01"),
-        ("integer", "1.23457E+11"),
+        ("integer", "1.23457E+1"),
+        ("integer", "2026e-1"),
+        ("integer", "1e999"),
         ("integer", "٣"),
         ("decimal", "1,5"),
         ("decimal", "NaN"),
@@ -286,9 +290,11 @@ def test_numbers_of_ndjson_that_identify_are_sent_as_the_text_of_a_csv_cell(
 def test_a_key_of_an_integer_field_has_no_fraction() -> None:
     definition = TargetDefinition("car", "year", KINDS)
 
-    identifiers = [of_cells(definition, ["year"], [cell]).identifier for cell in ("17.0", "017.", "17")]
+    identifiers = [
+        of_cells(definition, ["year"], [cell]).identifier for cell in ("17.0", "017.", "17", "1.7e1")
+    ]
 
-    assert identifiers == ["17", "017", "17"]
+    assert identifiers == ["17", "017", "17", "17"]
 
 
 @pytest.mark.parametrize(

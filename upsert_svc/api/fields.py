@@ -9,6 +9,7 @@ from upsert_svc.api.dry_runs import undone_by_dry_run
 from upsert_svc.api.requests import Call, page_request
 from upsert_svc.definitions.fields import NAME_FIELD, FieldRow
 from upsert_svc.errors import BadRequest
+from upsert_svc.json_body import as_whole
 from upsert_svc.payloads import FieldBody, NamingBody, read, require_no_parameter, unwrap
 
 WRAPPER = "custom_object_field"
@@ -72,7 +73,8 @@ def _field_ids(body: Any) -> list[int]:
     ids = body.get("custom_object_field_ids", body.get("field_ids"))
     if not isinstance(ids, list):
         raise BadRequest("custom_object_field_ids must be a list of field ids")
-    texts = [str(item) for item in ids if isinstance(item, str | int) and not isinstance(item, bool)]
+    whole = map(as_whole, ids)
+    texts = [str(item) for item in whole if isinstance(item, str | int) and not isinstance(item, bool)]
     if len(texts) != len(ids) or not all(
         text.isascii() and text.isdigit() and len(text) < 10 for text in texts
     ):

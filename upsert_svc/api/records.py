@@ -12,6 +12,7 @@ from upsert_svc.api.conditions import conditions
 from upsert_svc.api.dry_runs import undone_by_dry_run
 from upsert_svc.api.requests import Call, Query, comma_separated, missing_first, page_request
 from upsert_svc.errors import BadRequest, PreconditionFailed, RecordInvalid
+from upsert_svc.json_body import as_whole
 from upsert_svc.payloads import external_id_problem, name_problem, record_patch
 from upsert_svc.records.values import NEW, Identifier, Strategy, WriteRequest, WriteResult
 from upsert_svc.search.planner import Criteria, Filter, RecordQuery, Words
@@ -147,7 +148,7 @@ def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
         raise BadRequest("page must be a JSON object")
     if page.get("number") is not None:
         raise BadRequest("page.number is not taken: lists go on with page.after, or by links.next")
-    added = {f"page[{name}]": page.get(name) for name in ("size", "after", "before")}
+    added = {f"page[{name}]": as_whole(page.get(name)) for name in ("size", "after", "before")}
     added["sort"] = body.get("sort")
     if not all(value is None or type(value) in (str, int) for value in added.values()):
         raise BadRequest("page and sort must be numbers or text")

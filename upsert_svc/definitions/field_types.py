@@ -4,27 +4,18 @@ What a value may be (docs/api.md, "Field types"), how a filter compares it, whet
 into it, how a cell of CSV holds it, what it is called in messages. Numbers stay exact.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic_core import CoreSchema, core_schema
 
-from upsert_svc.definitions import operands, patterns
+from upsert_svc.definitions import numbers, operands, patterns, times
 from upsert_svc.definitions.operands import Operands, is_record_id
 
 LookupBy = Literal["record_id", "external_id", "name"]
 Cell = Literal["text", "integer", "decimal", "boolean", "list", "json"]  # see transfer/cells.py
 CUSTOM_OBJECT_TARGET = "zen:custom_object:"
-
-_INTEGER_LIMIT = 10**12
-_DECIMAL_LIMIT, _DECIMAL_BOTTOM = Decimal(10**15), Decimal(-(10**15))
-_NUMBERS = frozenset((int, Decimal))  # and no bool
-_DECIMAL_PLACES = 15
-_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})([Tt ].+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -48,6 +39,8 @@ class FieldType:
     expected: Callable[[FieldDefinition], str]  # the end of a refusal that begins with the field's key
     cell: Cell  # how a cell of CSV holds a value
     operands: Operands | None = None  # of a filter; None where it takes no operator
+    # where in a value, called by the field's key, that is refused which is; None where it is the value itself
+    refused_places: Callable[[Any, str], Iterator[str]] | None = None
     is_searched: bool = False  # a search for words looks into it
     is_merged: bool = False  # a patch is merged into the value level by level
     has_pattern: bool = False  # a field has a regexp_for_validation
@@ -73,53 +66,6 @@ def _matching(pattern: str) -> Callable[[str], str]:
         return value
 
     return validate
-
-
-def _date(value: str) -> str:
-    if len(value) == 10 and value[4] == value[7] == "-":
-        date.fromisoformat(value)
-        return value
-    match = _DATE.fullmatch(value)
-    if match is None:
-        raise ValueError
-    day = date.fromisoformat(match[1])
-    if match[2]:
-        datetime.fromisoformat(value)
-    return day.isoformat()
-
-
-def _decimal(value: object) -> object:
-    if type(value) not in _NUMBERS or not _is_bounded(value):
-        raise ValueError
-    return value
-
-
-def _is_bounded(number: Any) -> bool:
-    # compared without abs(), which rounds to 28 digits and overflows
-    if not _DECIMAL_BOTTOM < number < _DECIMAL_LIMIT:
-        return False
-    if type(number) is int:
-        return True
-    text = str(number)
-    if len(text) <= _DECIMAL_PLACES and "E" not in text:  # as most are; asking for the exponent takes long
-        return True
-    exponent = number.as_tuple().exponent
-    return isinstance(exponent, int) and exponent >= -_DECIMAL_PLACES
-
-
-def _json(value: object) -> object:
-    """Any JSON value; numbers anywhere in it are bounded as a decimal field's are."""
-    waiting: list[Any] = [value]
-    while waiting:
-        item = waiting.pop()
-        kind = type(item)
-        if kind is dict:
-            waiting += item.values()
-        elif kind is list:
-            waiting += item
-        elif kind in _NUMBERS and not _is_bounded(item):
-            raise ValueError
-    return value
 
 
 def _lookup(value: str) -> str:
@@ -153,15 +99,17 @@ def _checkbox_schema(_field: FieldDefinition) -> CoreSchema:
 
 
 def _date_schema(_field: FieldDefinition) -> CoreSchema:
-    return _after(_date, _TEXT)
+    return _after(times.read_date, _TEXT)
 
 
 def _integer_schema(_field: FieldDefinition) -> CoreSchema:
-    return core_schema.int_schema(strict=True, gt=-_INTEGER_LIMIT, lt=_INTEGER_LIMIT)
+    digits = core_schema.int_schema(strict=True, gt=-numbers.INTEGER_LIMIT, lt=numbers.INTEGER_LIMIT)
+    otherwise = core_schema.no_info_plain_validator_function(numbers.whole)
+    return core_schema.union_schema([digits, otherwise], mode="left_to_right")
 
 
 def _decimal_schema(_field: FieldDefinition) -> CoreSchema:
-    return core_schema.no_info_plain_validator_function(_decimal)
+    return core_schema.no_info_plain_validator_function(numbers.decimal)
 
 
 def _option_schema(field: FieldDefinition) -> CoreSchema:
@@ -185,7 +133,7 @@ def _lookup_schema(field: FieldDefinition) -> CoreSchema:
 
 
 def _json_schema(_field: FieldDefinition) -> CoreSchema:
-    return core_schema.no_info_plain_validator_function(_json)
+    return core_schema.no_info_plain_validator_function(numbers.document)
 
 
 def _expecting(words: str) -> Callable[[FieldDefinition], str]:
@@ -240,10 +188,13 @@ FIELD_TYPES: Mapping[str, FieldType] = {
     ),
     "json": FieldType(
         _json_schema,
-        _expecting("must hold no numbers but such below 10^15 with at most 15 decimals"),
+        _expecting(
+            "must be a number below 10^15 in size, of at most 17 significant digits, and 0 or at least 10^-30"
+        ),
         "json",
         operands.ANYTHING,
         is_merged=True,
+        refused_places=numbers.refused_places,
         is_empty_a_value=True,
     ),
 }

@@ -276,7 +276,8 @@ def _require_change(field: FieldRow, body: FieldBody) -> None:
     title = first_set(body.title, body.raw_title)
     if title is not None and is_blank(title):
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
-    if FIELD_TYPES[field["type"]].has_pattern and body.regexp_for_validation == "":
+    field_type = FIELD_TYPES[field["type"]]
+    if field_type.has_pattern and body.regexp_for_validation == "":
         problems["regexp_for_validation"] = [Problem("A regexp field needs a pattern", "BlankValue")]
     _collect_shared_problems(problems, body)
 

@@ -3,16 +3,15 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+from upsert_svc.definitions import times
+from upsert_svc.json_body import as_whole
+
 _RECORD_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
-_DAY = r"\d{4}-\d\d-\d\d"  # no other form of a date, which the version of Python would decide
-_DATE = re.compile(_DAY, re.ASCII)
-_TIME = re.compile(
-    rf"{_DAY}([Tt ]([01]\d|2[0-3]):\d\d(:\d\d(\.\d{{1,6}})?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII
-)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)  # no other form, which the version of Python would decide
 EQUALITY = ("$eq", "$noteq", "$in", "$notin", "$exists")
 ORDERING = ("$gt", "$gte", "$lt", "$lte")
 CONTAINMENT = ("$contains", "$notcontains")
@@ -67,17 +66,11 @@ def _day(value: Any) -> date:
 
 
 def _moment(value: Any) -> datetime:
-    text = _text(value)
-    if not _TIME.fullmatch(text):
-        raise ValueError
-    moment = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
-    try:
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except OverflowError:
-        raise ValueError from None
+    return times.read_moment(_text(value))
 
 
 def _user(value: Any) -> int:
+    value = as_whole(value)
     digits = str(value) if not isinstance(value, bool) and isinstance(value, int | str) else ""
     if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
         raise ValueError

@@ -87,7 +87,7 @@ class FieldValidator:
         """The problems of the values that break a rule, and of as many unknown keys as are told."""
         unknown = [key for key in values if key not in self._active]
         told = [*broken, *unknown[:PROBLEM_LIMIT]]
-        details = {key: [self._problem(key, values.get(key))] for key in told}
+        details = {key: self._problems(key, values.get(key)) for key in told}
         return RecordInvalid(details, uncounted=max(len(unknown) - PROBLEM_LIMIT, 0))
 
     def _refuse_long_matches(self, values: Mapping[str, Any]) -> None:
@@ -106,16 +106,19 @@ class FieldValidator:
         if problems:
             raise RecordInvalid(problems)
 
-    def _problem(self, key: str, value: object) -> Problem:
+    def _problems(self, key: str, value: object) -> list[Problem]:
         field = self.fields.get(key)
         if field is None:
             key = shortened(key)
-            return Problem(f"{key} is not a field of this object", "UnknownField")
+            return [Problem(f"{key} is not a field of this object", "UnknownField")]
         if not field.active:
-            return Problem(f"{key} is inactive", "InactiveField")
-        if field.required and _is_blank(value):
-            return Problem(f"{key} cannot be blank", "BlankValue")
-        return Problem(f"{key} {FIELD_TYPES[field.type].expected(field)}")
+            return [Problem(f"{key} is inactive", "InactiveField")]
+        field_type = FIELD_TYPES[field.type]
+        if field.required and _is_blank(value) and not field_type.is_empty_a_value:
+            return [Problem(f"{key} cannot be blank", "BlankValue")]
+        refused_places = field_type.refused_places
+        places = [key] if refused_places is None else refused_places(value, key)
+        return [Problem(f"{place} {field_type.expected(field)}") for place in places]
 
 
 def _nullable_schema(field: FieldDefinition) -> CoreSchema:

@@ -41,7 +41,7 @@ def read_cell(cell: str, kind: Kind) -> Any:
     """The JSON value of a cell that is not empty. Raises ValueError saying what it must be."""
     match kind:
         case "integer":
-            return Number(int(without_fraction(_matching(_INTEGER, cell, "a whole number"))))
+            return Number(whole_text(cell, "a whole number"))
         case "decimal":
             return Number(format(Decimal(_matching(_DECIMAL, cell, "a number")), "f"))
         case "boolean":
@@ -56,19 +56,22 @@ def read_cell(cell: str, kind: Kind) -> Any:
 
 
 def without_fraction(cell: str) -> str:
-    """A whole number as the cell has it, without a fraction that says nothing: 02026 for 02026.0."""
+    """A whole number as the cell has it, but without a fraction or an exponent: 02026 for 02026.0."""
     matched = _INTEGER.fullmatch(cell.strip())
+    if matched is None and "e" in cell.lower():
+        with contextlib.suppress(ValueError):
+            return whole_text(cell, "a whole number")
     return matched[1] if matched and "." in cell else cell
 
 
-def whole_text(number: Number) -> str:
+def whole_text(number: str, expected: str = "text or a whole number") -> str:
     """The digits of a whole number, alike however it is written: 17 for 17.0 and 1.7e1, 0 for -0.
 
-    Raises ValueError for another number.
+    Raises ValueError for anything else, saying what is expected.
     """
-    value = Decimal(_matching(_DECIMAL, number, "text or a whole number"))
+    value = Decimal(_matching(_DECIMAL, number, expected))
     if value != value.to_integral_value():
-        raise ValueError("must be text or a whole number")
+        raise ValueError(f"must be {expected}")
     return str(int(value))
 
 
