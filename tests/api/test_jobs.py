@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.support.harness import Api, Cluster, Running, problems_of, record_of, running
+from upsert_svc.jobs.job_items import ACTIONS
 
 KEYS = {"id", "job_type", "url", "total", "progress", "status", "message", "results"}
 RESULT_KEYS = {"index", "id", "external_id", "account_id", "success", "action", "status", "errors"}
@@ -154,7 +155,7 @@ async def test_create_makes_every_record_and_refuses_each_bad_item_alone(api: Ap
         for error in result["errors"]:
             assert set(error) == {"code", "title", "detail"}
             assert (error["code"], error["title"]) == ("RecordInvalid", "Record validation errors")
-    assert [result["external_id"] for result in job["results"]][:4] == ["a", None, None, "a"]
+    assert [result["external_id"] for result in job["results"]][:6] == ["a", None, None, "a", None, "5"]
     assert sorted(record["name"] for record in await api.records(key)) == ["a", "z"]
 
 
@@ -226,6 +227,49 @@ async def test_update_changes_what_is_sent_of_the_record_of_that_id(api: Api, ke
     assert (found["name"], found["external_id"], found["custom_object_fields"]) == (
         "a", "x", {"color": "blue"},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("action", [*ACTIONS])
+async def test_a_refused_item_is_told_by_the_identifiers_that_it_was_sent_with(
+    api: Api, key: str, action: str
+) -> None:
+    sent: list[tuple[Any, str | None]] = [
+        (4711, "4711"), (4711.5, "4711.5"), (2**70, str(2**70)), (True, "true"), (["a"], '["a"]'),
+        ("x" * 300, None), (0, "0"), ("", None), (None, None),
+    ]  # fmt: skip
+    items = [{"id": value, "external_id": value, "custom_object_fields": 5} for value, _ in sent]
+    job = await api.finished_job(key, action, items)
+    assert statuses_of(job) == ["Failed"] * len(items)
+    for result, (value, told) in zip(job["results"], sent, strict=True):
+        told = f"{'x' * 254}…" if isinstance(value, str) and value else told
+        assert (result["id"], result["external_id"]) == (told, told)
+
+
+@pytest.mark.parametrize(
+    ("action", "attribute"), [("delete", "id"), ("delete_by_external_id", "external_id")]
+)
+async def test_a_bare_identifier_that_is_no_text_is_told_as_it_was_sent(
+    api: Api, key: str, action: str, attribute: str
+) -> None:
+    job = await api.finished_job(key, action, [4711, 1.5, ["x"], None])
+    assert statuses_of(job) == ["Failed"] * 4
+    assert [result[attribute] for result in job["results"]] == ["4711", "1.5", '["x"]', None]
+    other = "id" if attribute == "external_id" else "external_id"
+    assert [result[other] for result in job["results"]] == [None] * 4
+
+
+async def test_a_number_in_a_document_of_a_job_is_refused_by_its_place(api: Api) -> None:
+    key = await api.new_object({"key": "specs", "type": "json"})
+    items = [
+        {
+            "name": "a",
+            "external_id": "a",
+            "custom_object_fields": {"specs": {"a": {"b": [1, {"deep": 10**15}]}}},
+        }
+    ]
+    for action in ("create", "create_or_update_by_external_id"):
+        ((detail,),) = details_of(await api.finished_job(key, action, items))
+        assert detail.startswith("specs.a.b[1].deep must be a number below 10^15")
 
 
 @pytest.mark.parametrize(
@@ -409,7 +453,12 @@ async def test_text_that_cannot_be_stored_is_refused_before_there_is_a_job(api: 
     before = (await api.client.get("/job_statuses")).json()
     content = b'{"job": {"action": "create", "items": [{"name": "a\\u0000b"}]}}'
     response = await api.client.post(f"/custom_objects/{key}/jobs", content=content)
-    assert set(problems_of(response)) == {"name"}
+    assert problems_of(response) == {"name": ["items[0]: Text cannot hold the character U+0000"]}
+    content = (
+        b'{"job": {"action": "create", "items": [{}, {"custom_object_fields": {"f": {"a": ["\\ud800"]}}}]}}'
+    )
+    response = await api.client.post(f"/custom_objects/{key}/jobs", content=content)
+    assert problems_of(response) == {"f": ["items[1]: f.a[0]: Text cannot hold half of a surrogate pair"]}
     assert (await api.client.get("/job_statuses")).json() == before
 
 

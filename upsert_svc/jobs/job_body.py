@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from upsert_svc import json_body
-from upsert_svc.errors import BadRequest, TooManyValues
+from upsert_svc.errors import BadRequest, Details, RecordInvalid, TooManyValues
 from upsert_svc.jobs.job_items import ACTIONS, TOO_LARGE
 from upsert_svc.json_body import VALUE_LIMIT
 from upsert_svc.payloads import unwrap
@@ -220,5 +220,15 @@ def _item(raw: bytes, span: Span, number: int, limit: int) -> bytes | memoryview
         return TOO_LARGE
     except BadRequest as error:
         raise BadRequest(f"items[{number}]: {error.description}") from None
+    except RecordInvalid as error:
+        raise RecordInvalid(_placed(error.details or {}, f"items[{number}]")) from None
     begin = raw.index(text, *span)
     return memoryview(raw)[begin : begin + len(text)]
+
+
+def _placed(details: Details, item: str) -> Details:
+    """The problems of an item, which say what item it is."""
+    return {
+        key: [problem._replace(description=f"{item}: {problem.description}") for problem in problems]
+        for key, problems in details.items()
+    }

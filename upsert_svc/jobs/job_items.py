@@ -5,7 +5,9 @@ item's result.
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from upsert_svc import json_body
@@ -317,13 +319,19 @@ def _result(
 
 
 def _sent_identifier(action: str, value: Any, attribute: str) -> str | None:
-    """What a refused item calls its record, where it is of any use to who reads its result."""
-    is_sought = _ATTRIBUTES.get(ACTIONS[action].by) == attribute
-    if isinstance(value, dict) and (is_sought or attribute == "external_id"):
+    """What an item calls its record, as text, so that whoever sent it finds its result by that."""
+    if isinstance(value, dict):
         value = value.get(attribute)
-    elif not is_sought or not action.startswith("delete"):
+    elif not action.startswith("delete") or _ATTRIBUTES[ACTIONS[action].by] != attribute:
         return None
-    return shortened(value, TEXT_LIMIT) if isinstance(value, str) and value else None
+    if value is None or value == "":
+        return None
+    return shortened(value if isinstance(value, str) else _spelled(value), TEXT_LIMIT)
+
+
+def _spelled(value: Any) -> str:
+    """What was sent where text should be: a number's digits, anything else as JSON."""
+    return str(value) if type(value) in (int, Decimal) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _described(error: ServiceError) -> list[dict[str, str]]:
