@@ -44,9 +44,10 @@ select regexp_for_validation as pattern
 
 -- name: insert_field
 insert into fields (account_id, object_id, field_id, key, type, title, description, position, active, required,
-                    system, regexp_for_validation, tag, options, relationship_target_type, relationship_filter)
+                    system, regexp_for_validation, tag, options, relationship_target_type, relationship_filter, currency)
 values (:account_id, :object_id, :field_id, :key, :type, :title, :description, :position, :active, :required,
-        :system, :regexp_for_validation, :tag, :options, :relationship_target_type, :relationship_filter);
+        :system, :regexp_for_validation, :tag, :options, :relationship_target_type, :relationship_filter,
+        :currency);
 
 -- name: update_field
 update fields

@@ -151,11 +151,14 @@ create table fields (
     relationship_filter      jsonb,
     created_at               timestamptz not null default now(),
     updated_at               timestamptz not null default now(),
+    currency                 text,
     primary key (account_id, object_id, field_id),
     constraint fields_key_key unique (account_id, object_id, key),
     constraint fields_object_id_fkey foreign key (account_id, object_id) references objects on delete cascade,
     constraint fields_type_check check (type in ('text', 'textarea', 'regexp', 'checkbox', 'date', 'integer',
-                                                 'decimal', 'dropdown', 'multiselect', 'lookup', 'json'))
+                                                 'decimal', 'dropdown', 'multiselect', 'lookup', 'json', 'currency')),
+    constraint fields_currency_check check (case when type = 'currency' then currency ~ '^[A-Z]{3}$' and currency is not null
+                                                 else currency is null end)
 );
 
 -- The next autonumber of an object: locked, read and raised by the statement that creates.

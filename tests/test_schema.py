@@ -167,7 +167,7 @@ async def test_every_constraint_is_answered_or_known_to_be_out_of_a_callers_reac
         "objects_account_id_fkey", "objects_naming_key", "objects_key_check", "objects_naming_check",
         "objects_autoincrement_prefix_check", "objects_autoincrement_padding_check",
         "objects_autoincrement_start_check", "objects_search_state_check",
-        "fields_object_id_fkey", "fields_type_check",
+        "fields_object_id_fkey", "fields_type_check", "fields_currency_check",
         "counters_object_id_fkey", "records_name_check", "records_external_id_check", "records_number_check",
         "records_number_key", "changes_kind_check",
         "idempotency_keys_account_id_fkey", "jobs_account_id_fkey", "jobs_job_id_check",

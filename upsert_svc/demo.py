@@ -10,7 +10,7 @@ from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db.pools import connected, owner_transaction
 from upsert_svc.definitions.fields import NAME_FIELD
 from upsert_svc.errors import RecordNotFound
-from upsert_svc.payloads import FieldBody, NamingBody, ObjectBody
+from upsert_svc.payloads import FieldBody, ObjectBody, PropertiesBody
 from upsert_svc.service import Service, compose
 from upsert_svc.settings import Settings
 
@@ -60,7 +60,7 @@ async def _ensure_object(service: Service, principal: Principal) -> None:
         )
         for field in _FIELDS:
             await service.object_fields.create(principal, OBJECT_KEY, field)
-        naming = FieldBody(properties=NamingBody(is_unique=True))
+        naming = FieldBody(properties=PropertiesBody(is_unique=True))
         await service.object_fields.update(principal, OBJECT_KEY, NAME_FIELD, naming)
 
 

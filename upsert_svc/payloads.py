@@ -107,8 +107,8 @@ class OptionBody(BaseModel):
     value: Annotated[StrictStr, Field(min_length=1, max_length=TEXT_LIMIT)]
 
 
-class NamingBody(BaseModel):
-    """The properties of standard::name."""
+class PropertiesBody(BaseModel):
+    """The properties of standard::name, and that of a field of the type currency."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -117,6 +117,7 @@ class NamingBody(BaseModel):
     autoincrement_prefix: Annotated[StrictStr, Field(max_length=30)] | None = None
     autoincrement_padding: Annotated[Whole, Field(ge=0, le=9)] | None = None
     autoincrement_next_sequence: Annotated[Whole, Field(ge=0, lt=10**15)] | None = None
+    currency: StrictStr | None = None
 
 
 def _filter(value: object) -> dict[str, Any]:
@@ -163,7 +164,7 @@ class FieldBody(BaseModel):
     custom_field_options: Annotated[list[OptionBody], Field(max_length=2000)] | None = None
     relationship_target_type: ShortText | None = None
     relationship_filter: Filter | None = None
-    properties: NamingBody | None = None
+    properties: PropertiesBody | None = None
 
 
 def read(model: type[Model], attributes: Mapping[str, Any]) -> tuple[Model, list[str]]:

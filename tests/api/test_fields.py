@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.support.harness import JSON_TYPE, Api, problems_of, record_of
+from upsert_svc.api import routes
 
 KEYS = {
     "url",
@@ -39,6 +40,7 @@ TYPES: list[dict[str, Any]] = [
     {"type": "date"},
     {"type": "integer"},
     {"type": "decimal"},
+    {"type": "currency", "properties": {"currency": "USD"}},
     {"type": "dropdown", "custom_field_options": [RED, BLUE]},
     {"type": "multiselect", "custom_field_options": [RED, BLUE]},
     {"type": "lookup", "relationship_target_type": "zen:custom_object:car"},
@@ -110,7 +112,7 @@ async def test_a_field_of_each_type_is_made_and_shown_by_id_and_by_key(
         "tag": attributes.get("tag"),
         "custom_field_options": made["custom_field_options"],
         "relationship_filter": {"all": [], "any": []},
-        "properties": None,
+        "properties": attributes.get("properties"),
     }
     assert [(o["name"], o["raw_name"], o["value"], o["position"]) for o in made["custom_field_options"]] == [
         (option["name"], option["name"], option["value"], place) for place, option in enumerate(options)
@@ -244,6 +246,13 @@ async def test_fields_are_paged_both_ways(api: Api) -> None:
         (with_options({"name": "a", "value": "x" * 256}), "custom_field_options"),
         (with_options({"name": "x" * 256, "value": "a"}), "custom_field_options"),
         ({"properties": {"is_unique": "yes"}}, "properties"),
+        ({"type": "currency"}, "properties"),
+        ({"type": "currency", "properties": {}}, "properties"),
+        ({"type": "currency", "properties": {"currency": None}}, "properties"),
+        ({"type": "currency", "properties": {"currency": "usd"}}, "properties"),
+        ({"type": "currency", "properties": {"currency": "ABC"}}, "properties"),
+        ({"type": "currency", "properties": {"currency": ["USD"]}}, "properties"),
+        ({"key": "reorder"}, "key"),
     ],
 )  # fmt: skip
 async def test_a_field_of_another_form_is_refused_by_the_attribute_at_fault(
@@ -273,6 +282,66 @@ async def test_the_type_and_the_key_of_a_field_never_change(api: Api) -> None:
     assert "title" not in warned
     same = await patch(api, key, "f", key="f", type="text")
     assert "X-Zendesk-API-Warn" not in same.headers
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_the_currency_of_a_field_never_changes(api: Api, method: str) -> None:
+    key = await api.new_object()
+    made = await api.new_field(key, key="price", type="currency", properties={"currency": "EUR"})
+
+    async def change(**changes: Any) -> httpx.Response:
+        body = {"custom_object_field": changes}
+        return await api.client.request(method, path(key, "price"), json=body)
+
+    assert problems_of(await change(properties={"currency": "USD"}, title="New")) == {
+        "properties": ["The currency stays what the field was made with, EUR"]
+    }
+    assert await field(api, key, "price") == made
+    for properties in ({"currency": "EUR"}, {"currency": None}, {}, None):
+        same = await change(properties=properties, title="New")
+        assert field_of(same)["properties"] == {"currency": "EUR"}
+        assert "X-Zendesk-API-Warn" not in same.headers
+    sent_back = field_of(await api.client.get(path(key, "price")))
+    assert field_of(await change(**sent_back))["properties"] == {"currency": "EUR"}
+
+
+async def test_properties_go_with_the_fields_that_have_them(api: Api) -> None:
+    key = await api.new_object()
+    response = await post(api, key, key="f", title="F", type="decimal", properties={"currency": "USD"})
+    assert field_of(response)["properties"] is None
+    assert '"properties"' in unquote(response.headers["X-Zendesk-API-Warn"])
+    asked = {"currency": "USD", "is_unique": True}
+    response = await post(api, key, key="g", title="G", type="currency", properties=asked)
+    assert '"properties.is_unique"' in unquote(response.headers["X-Zendesk-API-Warn"])
+    response = await name(api, key, currency="USD")
+    assert '"properties.currency"' in unquote(response.headers["X-Zendesk-API-Warn"])
+
+
+async def test_every_word_of_a_path_that_would_hide_a_field_is_no_key_of_one(api: Api) -> None:
+    key = await api.new_object()
+    prefix = "/api/v2/custom_objects/{key}/fields/"
+    words = {path.removeprefix(prefix) for path in routes.TABLE if path.startswith(prefix)} - {"{field}"}
+    assert words
+    for word in words:
+        problems = problems_of(await post(api, key, key=word, title="F", type="text"))
+        assert problems == {"key": [f"Key cannot be {word}, which is a path of its own"]}
+    assert field_of(await post(api, key, key="Reorder", title="F", type="text"))["key"] == "Reorder"
+    assert (await field(api, key, "Reorder"))["title"] == "F"
+
+
+async def test_a_field_of_before_whose_key_is_a_word_of_a_path_is_reached_by_its_id(api: Api) -> None:
+    key = await api.new_object({"key": "f", "type": "text"})
+    async with api.running.sql() as connection:
+        await connection.execute(
+            "update fields set key = 'reorder' where key = 'f' and object_id ="
+            " (select object_id from objects where key = $1)",
+            key,
+        )
+    (listed,) = (await api.client.get(path(key))).json()["custom_object_fields"]
+    assert (listed["key"], await field(api, key, listed["id"])) == ("reorder", listed)
+    assert field_of(await patch(api, key, listed["id"], title="New"))["title"] == "New"
+    assert (await api.client.delete(path(key, listed["id"]))).status_code == 204
+    assert await keys(api, key) == []
 
 
 async def test_whole_numbers_of_a_definition_may_be_written_with_a_fraction(api: Api) -> None:

@@ -93,6 +93,11 @@ EVERY_TYPE: Mapping[str, FieldType] = {
             "[999999999999999.99999]",
         ],
     ),
+    "currency": FieldType(
+        good=["0.1", "1.50", "-999999999999999.999999999999999", ("1e3", "1000"), "7"],
+        bad=["1e15", "1e-16", '"0.1"', '"USD 5"', "true", '{"amount": 1}'],
+        more={"properties": {"currency": "EUR"}},
+    ),
     # what it names is made by whoever has a target
     "lookup": FieldType(
         good=[],

@@ -150,6 +150,7 @@ async def by_external_id(api: Api, object_key: str) -> dict[str, dict[str, Any]]
         ("integer", "-007.000", b"-7"),
         ("integer", "2.026e3", b"2026"),
         ("integer", "1.23457E+11", b"123457000000"),
+        ("currency", "-1.50", b"-1.50"),
         ("decimal", "0.1000", b"0.1000"),
         ("decimal", "123456789012345.123456789012345", b"123456789012345.123456789012345"),
         ("decimal", ".5", b"0.5"),

@@ -10,12 +10,14 @@ from upsert_svc.api.requests import Call, page_request
 from upsert_svc.definitions.fields import NAME_FIELD, FieldRow
 from upsert_svc.errors import BadRequest
 from upsert_svc.json_body import as_whole
-from upsert_svc.payloads import FieldBody, NamingBody, read, require_no_parameter, unwrap
+from upsert_svc.payloads import FieldBody, PropertiesBody, read, require_no_parameter, unwrap
 
 WRAPPER = "custom_object_field"
 _NO_IDS: dict[str, list[int]] = {"custom_object_field_ids": []}
 _CREATE_ONLY = ("key", "type", "relationship_target_type")
 _FIXED_OF_STANDARD_FIELDS = ("active", "required")
+_CURRENCY = frozenset({"currency"})  # the properties of a field of that type
+_NAMING = PropertiesBody.model_fields.keys() - _CURRENCY
 
 
 async def listing(call: Call) -> Response:
@@ -86,7 +88,7 @@ async def _body(call: Call) -> tuple[FieldBody, list[str]]:
     attributes, beside = unwrap(await call.json(), WRAPPER)
     body, unknown = read(FieldBody, attributes)
     properties = attributes.get("properties") or {}
-    unknown += [f"properties.{name}" for name in properties if name not in NamingBody.model_fields]
+    unknown += [f"properties.{name}" for name in properties if name not in PropertiesBody.model_fields]
     return body, [*beside, *unknown]
 
 
@@ -94,7 +96,13 @@ def _unchanged(row: FieldRow, body: FieldBody) -> list[str]:
     """The attributes that the body would set and the field does not let be set."""
     fixed = (*_CREATE_ONLY, *(_FIXED_OF_STANDARD_FIELDS if row["system"] else ()))
     names = [name for name in fixed if getattr(body, name) not in (None, row[name])]
-    return [*names, "properties"] if body.properties and row["key"] != NAME_FIELD else names
+    return names + _unchanged_properties(row, body.properties) if body.properties else names
+
+
+def _unchanged_properties(row: FieldRow, sent: PropertiesBody) -> list[str]:
+    taken = _CURRENCY if row["currency"] is not None else _NAMING if row["key"] == NAME_FIELD else frozenset()
+    others = sent.model_dump(exclude_none=True).keys() - taken
+    return [f"properties.{name}" for name in sorted(others)] if taken else ["properties"]
 
 
 def _answer(call: Call, row: FieldRow, ignored: list[str], status: int = 200) -> Response:

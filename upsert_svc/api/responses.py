@@ -87,7 +87,7 @@ def custom_object(call: Call, item: CustomObject) -> dict[str, Any]:
 
 
 def custom_object_field(call: Call, row: FieldRow) -> dict[str, Any]:
-    """A field of a custom object; `properties` belong to standard::name alone."""
+    """A field of a custom object; `properties` belong to standard::name and to those of a currency."""
     return {
         "url": call.url("custom_objects", row["object_key"], "fields", f"{row['field_id']}.json"),
         "id": row["field_id"],
@@ -106,10 +106,16 @@ def custom_object_field(call: Call, row: FieldRow) -> dict[str, Any]:
         "custom_field_options": _json(row["options"]) if row["options"] else [],
         "relationship_target_type": row["relationship_target_type"],
         "relationship_filter": _json(row["relationship_filter"] or '{"all":[],"any":[]}'),
-        "properties": _naming(row) if row["key"] == NAME_FIELD else None,
+        "properties": _properties(row),
         "created_at": row["created_at"],
         "updated_at": row["updated_at"],
     }
+
+
+def _properties(row: FieldRow) -> dict[str, Any] | None:
+    if row["currency"] is not None:
+        return {"currency": row["currency"]}
+    return _naming(row) if row["key"] == NAME_FIELD else None
 
 
 def _naming(row: FieldRow) -> dict[str, Any]:

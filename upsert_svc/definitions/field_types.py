@@ -45,6 +45,7 @@ class FieldType:
     is_merged: bool = False  # a patch is merged into the value level by level
     has_pattern: bool = False  # a field has a regexp_for_validation
     has_options: bool = False  # a field has custom_field_options
+    has_currency: bool = False  # a field has a currency among its properties
     has_target: bool = False  # a field has a relationship_target_type
     is_empty_a_value: bool = False  # an empty text or list fills a required field
 
@@ -193,9 +194,16 @@ FIELD_TYPES: Mapping[str, FieldType] = {
         ),
         "json",
         operands.ANYTHING,
-        is_merged=True,
         refused_places=numbers.refused_places,
+        is_merged=True,
         is_empty_a_value=True,
+    ),
+    "currency": FieldType(
+        _decimal_schema,
+        _expecting("must be a number below 10^15 with at most 15 decimals"),
+        "decimal",
+        operands.NUMBER,
+        has_currency=True,
     ),
 }
 

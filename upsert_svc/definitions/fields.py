@@ -15,17 +15,18 @@ from upsert_svc.accounts import tokens
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Database
-from upsert_svc.definitions import objects, patterns
+from upsert_svc.definitions import currencies, objects, patterns
 from upsert_svc.definitions.compiled import Definitions
 from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES, types_that
 from upsert_svc.definitions.objects import Usage
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
 from upsert_svc.paging import PAGE_BYTES, Cursors, Page, PageRequest, bytes_of
-from upsert_svc.payloads import FieldBody, NamingBody, OptionBody, first_set, is_blank
+from upsert_svc.payloads import FieldBody, OptionBody, PropertiesBody, first_set, is_blank
 
 NAME_FIELD = "standard::name"
 LOOKUP_LIMIT = 10
 _KEY = re.compile(r"\w{1,100}", re.ASCII)
+RESERVED_KEYS = frozenset({"reorder"})  # of the paths of fields: such a field would be found by its id alone
 _TARGETS = ("zen:user", "zen:organization", "zen:ticket", CUSTOM_OBJECT_TARGET)
 _SQL = statements.load("fields")
 _OBJECTS_SQL = statements.load("objects")
@@ -105,6 +106,7 @@ class ObjectFields:
                     options=_dumped(_option_rows(options, {}, first_id + 1)),
                     relationship_target_type=body.relationship_target_type if field_type.has_target else None,
                     relationship_filter=_dumped(body.relationship_filter),
+                    currency=_currency(body) if field_type.has_currency else None,
                 )
             )
             await _recompile(connection, principal, object_id, [])
@@ -257,6 +259,8 @@ def _require_field(body: FieldBody) -> None:
         problems["key"] = [Problem("Key cannot be blank", "BlankValue")]
     elif not _KEY.fullmatch(key) or key.isdigit():
         problems["key"] = [Problem("Key takes letters, digits and _, and not digits only")]
+    elif key in RESERVED_KEYS:
+        problems["key"] = [Problem(f"Key cannot be {key}, which is a path of its own", "ReservedKey")]
     if is_blank(title):
         problems["title"] = [Problem("Title cannot be blank", "BlankValue")]
     field_type = FIELD_TYPES.get(body.type or "")
@@ -267,6 +271,10 @@ def _require_field(body: FieldBody) -> None:
     elif field_type.has_target and not _is_target(body.relationship_target_type or ""):
         problems["relationship_target_type"] = [
             Problem("A lookup field needs a target, as zen:custom_object:KEY", "BlankValue")
+        ]
+    elif field_type.has_currency and _currency(body) not in currencies.CODES:
+        problems["properties"] = [
+            Problem('A currency field needs a code of ISO 4217 in capitals, as {"currency": "USD"}')
         ]
     _collect_shared_problems(problems, body)
 
@@ -279,6 +287,10 @@ def _require_change(field: FieldRow, body: FieldBody) -> None:
     field_type = FIELD_TYPES[field["type"]]
     if field_type.has_pattern and body.regexp_for_validation == "":
         problems["regexp_for_validation"] = [Problem("A regexp field needs a pattern", "BlankValue")]
+    if field_type.has_currency and _currency(body) not in (None, field["currency"]):
+        problems["properties"] = [
+            Problem(f"The currency stays what the field was made with, {field['currency']}", "FrozenSetting")
+        ]
     _collect_shared_problems(problems, body)
 
 
@@ -298,6 +310,10 @@ def _collect_shared_problems(problems: dict[str, list[Problem]], body: FieldBody
         problems["custom_field_options"] = [Problem("An option needs a name", "BlankValue")]
     if problems:
         raise RecordInvalid(problems)
+
+
+def _currency(body: FieldBody) -> str | None:
+    return body.properties.currency if body.properties else None
 
 
 def _is_target(target: str) -> bool:
@@ -339,7 +355,7 @@ async def _change_field(connection: Connection, field: FieldRow, body: FieldBody
     return removals
 
 
-async def _change_naming(connection: Connection, stored: Mapping[str, Any], body: NamingBody) -> None:
+async def _change_naming(connection: Connection, stored: Mapping[str, Any], body: PropertiesBody) -> None:
     """Sets what is sent of the naming settings; sending them as they stand changes nothing."""
     ids = {"account_id": stored["account_id"], "object_id": stored["object_id"]}
     next_number = await connection.fetchval(*_OBJECTS_SQL.next_number(**ids))

@@ -239,6 +239,7 @@ async def _insert_standard_field(
             options=None,
             relationship_target_type=None,
             relationship_filter=None,
+            currency=None,
         )
     )
 
