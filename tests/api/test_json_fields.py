@@ -1,7 +1,10 @@
 """Fields of the type json: what they hold, and that a patch of a document goes level by level."""
 
+from decimal import Decimal
 from typing import Any
 
+import httpx
+import jiter
 import orjson
 import pytest
 
@@ -134,3 +137,64 @@ async def test_a_large_patch_of_a_document_is_merged_in_no_time(api: Api, key: s
     body = {"custom_object_fields": {"doc": dict.fromkeys(keys[1:])}}
     response = await api.upsert(key, body, external_id="v1")
     assert record_of(response)["custom_object_fields"]["doc"] == {"k0000": 1}
+
+
+WAYS = [
+    ("POST", ""),
+    ("PATCH", "?external_id=v1"),
+    ("PATCH", "/{id}"),
+    *(("PUT", f"?external_id=v1&strategy={way}") for way in ("force", "merge", "replace")),
+    *(("PUT", f"/{{id}}?strategy={way}") for way in ("force", "merge", "replace")),
+]
+
+
+async def write(api: Api, key: str, method: str, end: str, doc: str) -> httpx.Response:
+    """The write of a document, which is JSON text so that its digits arrive as they are."""
+    return await api.client.request(
+        method,
+        f"/custom_objects/{key}/records{end}",
+        content=f'{{"custom_object_record": {{"name": "x", "custom_object_fields": {{"doc": {doc}}}}}}}',
+    )
+
+
+@pytest.mark.parametrize(("method", "end"), WAYS)
+async def test_every_write_names_the_place_of_a_number_or_text_that_a_document_may_not_have(
+    api: Api, key: str, method: str, end: str
+) -> None:
+    made = record_of(await api.create(key, name="x", external_id="v1"))
+    end = end.format(id=made["id"])
+    for number in ("12345678901234567890", "1e15", "1e400", "1e-31", "0.123456789012345678"):
+        problems = problems_of(
+            await write(api, key, method, end, f'{{"a": {{"b": [1, {{"deep": {number}}}]}}}}')
+        )
+        assert list(problems) == ["doc"]
+        assert problems["doc"][0].startswith("doc.a.b[1].deep must be a number below 10^15")
+    problems = problems_of(await write(api, key, method, end, r'{"a": {"b": [1, {"deep": "\u0000"}]}}'))
+    assert problems == {"doc": ["doc.a.b[1].deep: Text cannot hold the character U+0000"]}
+    for word in ("NaN", "Infinity", "-Infinity"):
+        assert (await write(api, key, method, end, f'{{"a": [{word}]}}')).status_code == 400
+    assert await api.records(key) == [made]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "0.9999999999999999", "9.999999999999999e-1", "1e-16", "10E-17", "100", "1E+2", "100.0", "-0", "-0.0",
+        "0e-999", "0E+999", "1e-30", "1.2345678901234567e-30", "123456789012345.67", "999999999999999",
+    ],
+)  # fmt: skip
+async def test_a_number_of_a_document_keeps_its_value_and_is_unchanged_when_it_is_sent_again(
+    api: Api, key: str, number: str
+) -> None:
+    first = await write(api, key, "PATCH", "?external_id=v1", f'{{"a": [{number}]}}')
+    assert first.headers["Upsert-Result"] == "created"
+    for method, end in WAYS[1:]:
+        end = end.format(id=record_of(first)["id"])
+        again = await write(api, key, method, end, f'{{"a": [{number}]}}')
+        assert again.headers.get("Upsert-Result", "unchanged") == "unchanged", (method, end)
+    shown = jiter.from_json(
+        (await api.client.get(f"/custom_objects/{key}/records")).content, float_mode="decimal"
+    )
+    (record,) = shown["custom_object_records"]
+    assert record["updated_at"] == record["created_at"]
+    assert Decimal(record["custom_object_fields"]["doc"]["a"][0]) == Decimal(number)

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.support.harness import Api, Cluster, problems_of, record_of, running
+from upsert_svc.api import routes
 
 PATH = "/custom_objects"
 TEXT = {"key": "color", "type": "text"}
@@ -300,3 +301,25 @@ async def test_a_body_without_its_wrapper_is_a_bad_request(api: Api, body: Any, 
     for method, path in (("POST", PATH), ("PATCH", f"{PATH}/{key}")):
         response = await api.client.request(method, path, json=body)
         assert (response.status_code, response.json()) == (400, {"error": "BadRequest", "description": said})
+
+
+async def test_no_key_of_an_object_hides_it_behind_another_path(api: Api) -> None:
+    paths = [path.removeprefix("/api/v2/").split("/") for path in routes.TABLE]
+    for path in paths:
+        for general in paths:
+            differing = [
+                (word, name) for word, name in zip(path, general, strict=False) if word != name
+            ]  # fmt: skip
+            is_hidden = len(path) == len(general) and all("{" in name for _, name in differing)
+            for word, name in differing if is_hidden else []:
+                if name == "{key}":
+                    assert list(problems_of(await make(api, key=word, title="x"))) == ["key"], word
+
+
+async def test_an_object_called_as_the_paths_of_limits_is_reached_by_every_path(api: Api) -> None:
+    await make(api, key="limits", title="x")
+    assert (await api.client.get("/custom_objects/limits/limits/field_limit")).json()["count"] == 0
+    for end in ("", "/fields", "/records", "/records/count"):
+        assert (await api.client.get(f"/custom_objects/limits{end}")).status_code == 200
+    record_of(await api.create("limits", name="x"))
+    assert (await api.client.delete("/custom_objects/limits")).status_code == 204

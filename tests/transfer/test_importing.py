@@ -1,6 +1,7 @@
 import asyncio
 import codecs
 import contextlib
+import csv
 import os
 import signal
 import sys
@@ -509,6 +510,37 @@ async def test_refused_rows_are_written_with_their_line_numbers_and_reasons(api:
         (11, "H", None, {"base": ["The row is not UTF-8; it may be Latin-1 or Windows-1252"]}),
     ]
     assert set(await by_external_id(api, car)) == {"A", "G"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson"])
+async def test_rows_name_the_place_of_a_number_in_a_document_and_take_whole_numbers_with_a_fraction(
+    api: Api, tmp_path: Path, suffix: str
+) -> None:
+    car = await api.new_object(*FIELDS, {"key": "specs", "type": "json"})
+    file = tmp_path / f"cars.{suffix}"
+    specs = ('{"a": [0.9999999999999999]}', '{"a": [1, {"deep": 12345678901234567890}]}', "1e-31")
+    rows = [*zip("ABC", ("2026.0", "2.026e3", "2026"), specs, strict=True)]
+    day = "2026-02-03t09:10:11z"
+    if suffix == "csv":
+        with file.open("w", newline="") as target:
+            csv.writer(target).writerow(["external_id", "name", "year", "built", "specs"])
+            csv.writer(target).writerows([key, "x", year, day, document] for key, year, document in rows)
+    else:
+        line = '{{"external_id": "{}", "name": "x", "year": {}, "built": "{}", "specs": {}}}\n'
+        file.write_text("".join(line.format(key, year, day, document) for key, year, document in rows))
+
+    ran = await imported(api, file, car)
+
+    assert (ran.code, ran.counts) == (3, [1, 0, 0, 2]), ran
+    reasons = [row["reasons"]["specs"][0].partition(" must")[0] for row in refused(file)]
+    assert reasons == ["specs.a[1].deep", "specs"]
+    (record,) = await api.records(car)
+    fields = record["custom_object_fields"]
+    assert (fields["year"], fields["built"], fields["specs"]) == (
+        2026,
+        "2026-02-03",
+        {"a": [0.9999999999999999]},
+    )
 
 
 async def test_no_refused_file_is_left_once_all_rows_are_taken(api: Api, tmp_path: Path) -> None:
