@@ -49,8 +49,10 @@ select count(*) from records where account_id = :account_id and object_id = :obj
 select count(*) from records r where r.account_id = :account_id and r.object_id = :object_id /*conditions*/;
 
 -- name: find
--- The id of the record that an identifier names.
-select find_record(:account_id, :object_id, :by, :identifier);
+-- The id and the external_id of the record that an identifier names.
+select record_id, external_id from records
+ where account_id = :account_id and object_id = :object_id
+   and record_id = (select find_record(:account_id, :object_id, :by, :identifier));
 
 -- name: is_another_in_the_way
 -- Whether a name or an external_id that a write asks for is held by another record than its own.

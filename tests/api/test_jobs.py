@@ -229,6 +229,20 @@ async def test_update_changes_what_is_sent_of_the_record_of_that_id(api: Api, ke
     )  # fmt: skip
 
 
+async def test_an_item_that_went_well_is_told_by_the_identifiers_of_its_record(api: Api, key: str) -> None:
+    made = [record_of(await api.create(key, name=name)) for name in ("a", "b")]
+    items = [{"id": made[0]["id"], "external_id": "x"}, {"id": made[1]["id"], "external_id": ""}]
+    (first, second) = (await api.finished_job(key, "update", items))["results"]
+    assert [(result["id"], result["external_id"]) for result in (first, second)] == [
+        (made[0]["id"], "x"),
+        (made[1]["id"], None),
+    ]
+    items = [{"id": made[0]["id"], "external_id": "y"}, {"id": made[1]["id"], "external_id": 5}]
+    (first, second) = (await api.finished_job(key, "delete", items))["results"]
+    assert (first["status"], first["external_id"]) == ("Deleted", "x")
+    assert (second["status"], second["external_id"]) == ("Deleted", None)
+
+
 @pytest.mark.parametrize("action", [*ACTIONS])
 async def test_a_refused_item_is_told_by_the_identifiers_that_it_was_sent_with(
     api: Api, key: str, action: str
@@ -284,6 +298,7 @@ async def test_delete_takes_identifiers_bare_or_in_an_object(
     job = await api.finished_job(key, action, items)
     assert statuses_of(job) == ["Deleted", "Deleted", *["Failed"] * 6]
     assert [result["id"] for result in job["results"][:2]] == [made[0]["id"], made[1]["id"]]
+    assert [result["external_id"] for result in job["results"][:2]] == ["a", "b"]
     assert job["results"][2][attribute] == first
     assert details_of(job)[2:] == [
         ["Not found"],

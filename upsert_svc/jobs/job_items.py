@@ -102,7 +102,9 @@ def _item(place: int, text: bytes) -> Item:
 
 def failed(principal: Principal, action: str, item: Item, error: ServiceError) -> Result:
     """The result of an item that was refused, or could not be applied."""
-    return _result(principal, action, item, status="Failed", errors=_described(error))
+    record_id = _sent_identifier(action, item.value, "id")
+    external_id = _sent_identifier(action, item.value, "external_id")
+    return _result(principal, action, item, "Failed", record_id, external_id, _described(error))
 
 
 async def apply(
@@ -170,22 +172,19 @@ class _Run:
         """Deletes what an item names."""
         try:
             identifier = _deletion(self._action, item.value)
-            record_id = await self._found(identifier)
+            found = await self._found(identifier)
             await record_store.delete(self._connection, self._principal, self._definition, identifier)
         except ServiceError as error:
             self.fail(item, error)
         else:
-            external_id = identifier.value if identifier.by == "external_id" else None
-            self._succeed(item, record_id, external_id)
+            self._succeed(item, found["record_id"], found["external_id"])
 
-    async def _found(self, identifier: Identifier) -> str:
-        """The id of the record that is about to be deleted. Raises RecordNotFound."""
-        record_id: str | None = await self._connection.fetchval(
-            *record_store.find(self._definition, identifier)
-        )
-        if record_id is None:
+    async def _found(self, identifier: Identifier) -> Row:
+        """The id and external_id of the record that is about to be deleted. Raises RecordNotFound."""
+        row: Row | None = await self._connection.fetchrow(*record_store.find(self._definition, identifier))
+        if row is None:
             raise RecordNotFound
-        return record_id
+        return row
 
     async def flush(self) -> None:
         """Sends the writes that wait: in one statement, or one after another where their order matters."""
@@ -241,12 +240,7 @@ class _Run:
 
     def _succeed(self, item: Item, record_id: str, external_id: str | None) -> None:
         self.results[item.place] = _result(
-            self._principal,
-            self._action,
-            item,
-            status=ACTIONS[self._action].status,
-            record_id=record_id,
-            external_id=external_id,
+            self._principal, self._action, item, ACTIONS[self._action].status, record_id, external_id
         )
 
     def fail(self, item: Item, error: ServiceError) -> None:
@@ -299,17 +293,16 @@ def _result(
     principal: Principal,
     action: str,
     item: Item,
-    *,
     status: str,
-    record_id: str | None = None,
-    external_id: str | None = None,
+    record_id: str | None,
+    external_id: str | None,
     errors: Sequence[Mapping[str, str]] = (),
 ) -> Result:
     """One result (docs/api.md, "Bulk jobs"). Of a refused item the identifiers are those it was sent with."""
     return {
         "index": item.place,
-        "id": record_id or _sent_identifier(action, item.value, "id"),
-        "external_id": external_id or _sent_identifier(action, item.value, "external_id"),
+        "id": record_id,
+        "external_id": external_id,
         "account_id": principal.account_id,
         "success": status != "Failed",
         "action": action,

@@ -186,7 +186,7 @@ async def resolve_lookups(
 
 
 def find(definition: Definition, identifier: Identifier) -> tuple[object, ...]:
-    """The statement that answers the id of the record that an identifier finds, null where there is none."""
+    """The statement that answers the id and the external_id of the record that an identifier finds."""
     return _SQL.find(
         account_id=definition.account_id,
         object_id=definition.object_id,
