@@ -146,6 +146,8 @@ def _text_of_pattern(field: FieldDefinition) -> str:
     return f"must be text that matches the pattern {pattern}" if pattern else "must be text"
 
 
+_expecting_decimal = _expecting("must be a number below 10^15 with at most 15 decimals")
+
 FIELD_TYPES: Mapping[str, FieldType] = {
     "text": FieldType(_text_schema, _expecting("must be text"), "text", operands.TEXT, is_searched=True),
     "textarea": FieldType(_text_schema, _expecting("must be text"), "text", operands.TEXT, is_searched=True),
@@ -162,7 +164,7 @@ FIELD_TYPES: Mapping[str, FieldType] = {
     ),
     "decimal": FieldType(
         _decimal_schema,
-        _expecting("must be a number below 10^15 with at most 15 decimals"),
+        _expecting_decimal,
         "decimal",
         operands.NUMBER,
     ),
@@ -200,7 +202,7 @@ FIELD_TYPES: Mapping[str, FieldType] = {
     ),
     "currency": FieldType(
         _decimal_schema,
-        _expecting("must be a number below 10^15 with at most 15 decimals"),
+        _expecting_decimal,
         "decimal",
         operands.NUMBER,
         has_currency=True,

@@ -114,7 +114,7 @@ class FieldValidator:
         if not field.active:
             return [Problem(f"{key} is inactive", "InactiveField")]
         field_type = FIELD_TYPES[field.type]
-        if field.required and _is_blank(value) and not field_type.is_empty_a_value:
+        if field.required and _is_blank(value):
             return [Problem(f"{key} cannot be blank", "BlankValue")]
         refused_places = field_type.refused_places
         places = [key] if refused_places is None else refused_places(value, key)
