@@ -1,4 +1,4 @@
--- What the service may ask for and not list: a token by its hash, one of its own keys by its name. They run as the
+-- What the service may ask for and not list: a token by its hash, one of its own keys by its name, when a user was made. They run as the
 -- owner; their tables are found when they are made, so that no search_path of a caller leads them elsewhere.
 
 -- Whose token it is; no row when it is unknown or revoked. By the hash alone: the account comes from the credential.
@@ -18,5 +18,12 @@ begin atomic
     select k.secret from service_keys k where k.name = service_key.name;
 end;
 
-revoke execute on function find_principal(bytea), service_key(text) from public;
-grant execute on function find_principal(bytea), service_key(text) to upsert_svc;
+create or replace function user_created_at(account_id integer, user_id integer) returns timestamptz
+    language sql stable security definer
+begin atomic
+    select u.created_at from users u
+     where u.account_id = user_created_at.account_id and u.user_id = user_created_at.user_id;
+end;
+
+revoke execute on function find_principal(bytea), service_key(text), user_created_at(integer, integer) from public;
+grant execute on function find_principal(bytea), service_key(text), user_created_at(integer, integer) to upsert_svc;

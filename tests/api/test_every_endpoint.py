@@ -58,6 +58,7 @@ KEYS: Mapping[str, set[str]] = {
     "links": LINKS,
     "meta": {"has_more"},
     "count": {"value", "refreshed_at"},
+    "user": {"id", "url", "name", "email", "role", "active", "verified", "created_at", "updated_at"},
 }
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 NOWHERE = {"key": "nowhere", "field": "nowhere", "id": ULID, "job": ULID}

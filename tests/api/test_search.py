@@ -317,8 +317,15 @@ async def test_times_and_users_are_compared_as_they_are_answered(api: Api) -> No
         assert ids(await search(api, key, {name: {"$eq": record[name]}})) == [record["id"]]
         assert ids(await search(api, key, {name: {"$gt": record[name]}})) == []
         assert ids(await search(api, key, {name: {"$lt": "2999-01-01", "$gte": "2020-01-01T00:00+02:00"}}))
-    by_user = {"created_by_user_id": {"$in": [record["created_by_user_id"], 7]}}
-    assert ids(await search(api, key, by_user)) == [record["id"]]
+    user = record["created_by_user_id"]
+    for name in ("created_by_user_id", "updated_by_user_id", "created_by_user", "updated_by_user"):
+        for comparison in ({"$in": [user, 7]}, {"$eq": user}, {"$eq": int(user)}, {"$exists": True}):
+            assert ids(await search(api, key, {name: comparison})) == [record["id"]]
+        for comparison in ({"$notin": [user]}, {"$noteq": user}):
+            assert ids(await search(api, key, {name: comparison})) == []
+        refused = await search(api, key, {name: {"$eq": "Ann"}})
+        assert (refused.status_code, refused.json()["error"]) == (400, "BadRequest")
+        assert f"filter.{name}.$eq" in refused.json()["description"]
 
 
 async def test_a_search_sees_the_definition_as_it_is(api: Api) -> None:
@@ -465,6 +472,27 @@ async def test_completions_are_paged_by_their_links(api: Api, many: tuple[str, l
         found = await api.client.get(following)
         seen += ids(found)
     assert seen == [record["id"] for record in reversed(records) if "strasse" in folded(record["name"])]
+
+
+async def test_searches_and_completions_say_how_many_are_on_the_page(
+    api: Api, many: tuple[str, list[dict[str, Any]]]
+) -> None:
+    key, records = many
+    root = f"/custom_objects/{key}/records"
+    everything = {"filter": {"name": {"$exists": True}}}
+    for size in (2, 100):
+        pages = [
+            await api.client.get(f"{root}/search?query=*&page[size]={size}"),
+            await api.client.post(f"{root}/search?page[size]={size}", json=everything),
+            await api.client.get(f"{root}/autocomplete?name=&page[size]={size}"),
+        ]
+        assert len(records) >= size
+        for page in pages:
+            answer = page.json()
+            assert answer["count"] == len(answer["custom_object_records"]) == size
+    nothing = await api.client.get(f"{root}/autocomplete?name=none of them")
+    assert nothing.json()["count"] == 0
+    assert "count" not in (await api.client.get(root)).json()
 
 
 # Lookups

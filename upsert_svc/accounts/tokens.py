@@ -70,6 +70,14 @@ async def find(connection: Connection, token_digest: bytes) -> Principal | None:
     return Principal(**row) if row else None
 
 
+async def user_created_at(connection: Connection, principal: Principal) -> datetime:
+    """When the user was made that a request speaks for."""
+    created_at: datetime = await connection.fetchval(
+        *_ACCESS_SQL.user_created_at(account_id=principal.account_id, user_id=principal.user_id)
+    )
+    return created_at
+
+
 async def ensure_account(connection: Connection, name: str) -> int:
     """The id of the account of that name, made if missing."""
     account_id: int = await connection.fetchval(*_SQL.ensure_account(name=name))

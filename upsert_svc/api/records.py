@@ -110,18 +110,21 @@ async def listing(call: Call) -> Response:
 
 async def search(call: Call) -> Response:
     query, filter_ = _searched(await call.json(), call.query)
-    return await _page(call, query, Filter(filter_))
+    return await _page(call, query, Filter(filter_), is_counted=True)
 
 
 async def search_words(call: Call) -> Response:
-    return await _page(call, call.query, Words(call.query.get("query", "")))
+    return await _page(call, call.query, Words(call.query.get("query", "")), is_counted=True)
 
 
 async def autocomplete(call: Call) -> Response:
-    return await _page(call, call.query, Filter({"name": {"$contains": call.query.get("name", "")}}))
+    named = Filter({"name": {"$contains": call.query.get("name", "")}})
+    return await _page(call, call.query, named, is_counted=True)
 
 
-async def _page(call: Call, query: Mapping[str, str], criteria: Criteria = None) -> Response:
+async def _page(
+    call: Call, query: Mapping[str, str], criteria: Criteria = None, *, is_counted: bool = False
+) -> Response:
     async with missing_first(call.require_object):
         asked = RecordQuery(criteria, sort=query.get("sort", ""))
         asked.order()  # a wrong sort is refused before a wrong page
@@ -130,7 +133,9 @@ async def _page(call: Call, query: Mapping[str, str], criteria: Criteria = None)
             ids, external_ids = _chosen(call.query)
             asked = dataclasses.replace(asked, ids=ids, external_ids=external_ids)
     page = await call.service.search.page(call.principal, call.path("key"), request, asked)
-    return responses.page(call, "custom_object_records", page, responses.records(call, page.items), query)
+    return responses.page(
+        call, "custom_object_records", page, responses.records(call, page.items), query, is_counted=is_counted
+    )
 
 
 def _chosen(query: Query) -> Sequence[list[str] | None]:

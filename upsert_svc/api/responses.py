@@ -1,6 +1,7 @@
 """What is answered: the resources in Zendesk's shape, pages, warnings, errors."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -8,6 +9,7 @@ from urllib.parse import quote, urlencode
 import orjson
 from starlette.responses import Response
 
+from upsert_svc.accounts.tokens import Principal
 from upsert_svc.api.conditions import quoted
 from upsert_svc.api.requests import Call
 from upsert_svc.asgi import JSON_TYPE
@@ -63,6 +65,50 @@ def warning(ignored: Iterable[str]) -> dict[str, str]:
         return {}
     text = f"Removed restricted keys [{', '.join(names)}] from parameters"
     return {"X-Zendesk-API-Warn": text[:_WARNING_LIMIT]}
+
+
+def user(call: Call, principal: Principal, created_at: datetime) -> dict[str, Any]:
+    """The user that a request speaks for, with the keys that clients of Zendesk read."""
+    is_admin = principal.role == "admin"
+    return {
+        "id": principal.user_id,
+        "url": call.url("users", f"{principal.user_id}.json"),
+        "name": principal.email.partition("@")[0] or principal.email,
+        "email": principal.email,
+        "role": principal.role,
+        "active": True,
+        "verified": True,
+        "suspended": False,
+        "created_at": created_at,
+        "updated_at": created_at,
+        "last_login_at": None,
+        "time_zone": "UTC",
+        "iana_time_zone": "Etc/UTC",
+        "locale": "en-US",
+        "locale_id": 1,
+        "external_id": None,
+        "organization_id": None,
+        "default_group_id": None,
+        "custom_role_id": None,
+        "role_type": 4 if is_admin else 0,
+        "moderator": is_admin,
+        "restricted_agent": False,
+        "ticket_restriction": None,
+        "only_private_comments": False,
+        "shared": False,
+        "shared_agent": False,
+        "two_factor_auth_enabled": None,
+        "phone": None,
+        "shared_phone_number": None,
+        "photo": None,
+        "alias": None,
+        "details": None,
+        "notes": None,
+        "signature": None,
+        "report_csv": is_admin,
+        "tags": [],
+        "user_fields": {},
+    }
 
 
 def custom_object(call: Call, item: CustomObject) -> dict[str, Any]:
@@ -253,15 +299,18 @@ def page(
     page: Page[Any],
     resources: list[dict[str, Any]],
     query: Mapping[str, str] | None = None,
+    *,
+    is_counted: bool = False,
 ) -> Response:
     """One page of a listing, its items as resources, with the links to its neighbours.
 
-    The query is the request's own unless one is given.
+    The query is the request's own unless one is given. A page that is counted says how many items it has.
     """
     query = call.query if query is None else query
     return JsonResponse(
         {
             name: resources,
+            **({"count": len(resources)} if is_counted else {}),
             "meta": {
                 "has_more": page.after_cursor is not None,
                 "after_cursor": page.after_cursor,

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from upsert_svc.api import fields, health, history, jobs, objects, records
+from upsert_svc.api import fields, health, history, jobs, objects, records, users
 from upsert_svc.api.idempotency import once_per_key
 from upsert_svc.api.parameters import (
     CONDITIONS,
@@ -109,6 +109,7 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
     JOB_STATUSES: {"GET": Operation(jobs.listing, reads=True, pages=True, takes=PAGES)},
     f"{JOB_STATUSES}/show_many": {"GET": Operation(jobs.show_many, reads=True, pages=True)},
     f"{JOB_STATUSES}/{{job}}": {"GET": Operation(jobs.show, reads=True, pages=True)},
+    "/api/v2/users/me": {"GET": Operation(users.me, reads=True)},
 }
 
 

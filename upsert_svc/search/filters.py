@@ -64,6 +64,8 @@ _STANDARD: Mapping[str, tuple[str, Operands]] = {
     "updated_at": ("date_trunc('second', r.updated_at)", operands.MOMENT),
     "created_by_user_id": ("r.created_by_user_id", operands.USER),
     "updated_by_user_id": ("r.updated_by_user_id", operands.USER),
+    "created_by_user": ("r.created_by_user_id", operands.USER),  # as Zendesk's filters call them
+    "updated_by_user": ("r.updated_by_user_id", operands.USER),
 }
 
 
