@@ -96,6 +96,14 @@ update objects o
        json_fields = nullif(array(select f.key from fields f
                                 where f.account_id = o.account_id and f.object_id = o.object_id
                                   and not f.system and f.type = any (:merged_types::text[])), '{}'),
+       lookup_fields = nullif(array(select f.key from fields f
+                                     where f.account_id = o.account_id and f.object_id = o.object_id
+                                       and not f.system and starts_with(f.relationship_target_type, 'zen:custom_object:')
+                                     order by f.field_id), '{}'),
+       lookup_field_ids = nullif(array(select f.field_id from fields f
+                                        where f.account_id = o.account_id and f.object_id = o.object_id
+                                          and not f.system and starts_with(f.relationship_target_type, 'zen:custom_object:')
+                                        order by f.field_id), '{}'),
        searched_fields = n.searched_fields,
        search_state = case when n.is_outdated then 'building' else o.search_state end,
        searched_since = case when n.is_outdated then o.version + 1 else o.searched_since end,

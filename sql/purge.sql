@@ -7,6 +7,21 @@ select account_id, object_id, version, removals, purged_to, deleted_at
  limit 1
    for no key update skip locked;
 
+-- name: forget_lookups
+-- Part of what removed lookup fields pointed to; answers how many. Whoever deletes such a record now is not waited for.
+with gone as (
+    delete from lookup_values
+     where ctid = any (array(
+           select ctid from lookup_values
+            where account_id = :account_id
+              and field_id = any (array(
+                  select (removal ->> 'field_id')::integer from jsonb_array_elements(:removals::jsonb) as removal
+                   where removal ? 'field_id'))
+            limit :limit
+              for update skip locked))
+ returning 1)
+select count(*) from gone;
+
 -- name: strip_removed
 -- The next records in the order of their ids, freed of what the definition removed since they were written.
 with next as (
@@ -42,7 +57,11 @@ gone as (
 forgotten as (
     delete from search_documents d
      where d.account_id = :account_id and d.object_id = :object_id
-       and d.record_id = any (array(select record_id from next)))
+       and d.record_id = any (array(select record_id from next))),
+pointing_nowhere as (
+    delete from lookup_values v
+     where v.account_id = :account_id and v.object_id = :object_id
+       and v.record_id = any (array(select record_id from next)))
 select max(record_id) from next;
 
 -- name: move_on

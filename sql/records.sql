@@ -64,3 +64,32 @@ select exists (
               offset 0) as own
         where find_record(:account_id, :object_id, 'name', w.name) <> own.record_id
            or find_record(:account_id, :object_id, 'external_id', w.external_id) <> own.record_id);
+
+-- name: find_relationship
+-- The active lookup field of an object, by key or by id, that points to the records of another one, and the object; no row
+-- where there is none, or no such record.
+select f.object_id, f.field_id
+  from objects s
+ cross join lateral (
+       select object_id, field_id from fields
+        where account_id = s.account_id and object_id = s.object_id and (key = :field_key or field_id = :field_id)
+          and active and not system and relationship_target_type = 'zen:custom_object:' || :target_key::text
+       offset 0) as f
+ cross join lateral (
+       select from objects t
+        where t.account_id = :account_id and t.key = :target_key and t.deleted_at is null
+          and find_record(:account_id, t.object_id, 'record_id', :target_id) is not null
+       offset 0) as t
+ where s.account_id = :account_id and s.key = :source_key and s.deleted_at is null;
+
+-- name: list_sources
+-- The records that point to one by a field; they are found in their order by an index.
+select /*record_columns*/
+  from /*object_of_page*/
+ cross join lateral (
+       select r.*
+         from (select r.record_id from lookup_values r
+                where r.account_id = :account_id and r.field_id = :field_id and r.target_id = :target_id /*position*/
+               /*order*/ /*limit*/) as f
+        cross join lateral /*record_found*/) as r
+ /*end_of_page*/;

@@ -7,6 +7,7 @@
 --     described_fields                        a view: a field with what its answer needs of its object
 --     records                                 what it is all about
 --     search_documents                        what searches find records by
+--     lookup_values                           which records point to which
 --     tombstones, changes                     what was deleted, and every write
 --     idempotency_keys                        answers to be given again
 --     jobs                                    bulk jobs
@@ -110,6 +111,9 @@ create table objects (
     purged_to       text not null default '',
     -- When a record last changed, to the minute. It never falls, whatever the clock does.
     last_change_at  timestamptz not null default '-infinity',
+    -- The keys and the ids of the lookup fields that point to records of ours, also inactive ones; null where there is none.
+    lookup_fields    text[],
+    lookup_field_ids integer[],
 
     created_at         timestamptz not null default now(),
     updated_at         timestamptz not null default now(),
@@ -227,6 +231,19 @@ create table search_documents (
 );
 -- What lies in the pending list is read by every search.
 create index search_documents_terms_idx on search_documents using gin (terms) with (gin_pending_list_limit = 1024);
+
+-- What the lookup fields of records point to, kept by the writing functions. A table of its own, so that records keep
+-- their updates in the page and objects without lookup fields pay nothing.
+create table lookup_values (
+    account_id integer not null,
+    object_id  integer not null,
+    field_id   integer not null,  -- not its key, under which another field may be made
+    record_id  text collate "C" not null,
+    target_id  text collate "C" not null,
+    primary key (account_id, object_id, record_id, field_id)
+);
+-- In the order of a page. An id of a field is given once in an account.
+create index lookup_values_target_idx on lookup_values (account_id, field_id, target_id, record_id);
 
 -- What is left of a deleted record, for those who follow along: for thirty days, and its changes as long.
 create table tombstones (
@@ -379,7 +396,7 @@ create type record_change as (
 -- Tokens, users and keys it finds by functions (access.sql), and cannot list.
 grant select (account_id, last_id), update (last_id) on accounts to upsert_svc;
 grant select on described_fields to upsert_svc;
-grant select, insert, update, delete on objects, fields, counters, records, search_documents, tombstones,
+grant select, insert, update, delete on objects, fields, counters, records, search_documents, lookup_values, tombstones,
    idempotency_keys, jobs to upsert_svc;
 grant select, insert, delete on changes to upsert_svc;
 grant select, insert, update on readiness to upsert_svc;

@@ -191,6 +191,42 @@ async def test_the_changes_of_a_dump_count_as_older_than_what_its_new_cluster_wr
             assert [item["name"] for item in page["custom_object_records"]] == ["later"]
 
 
+async def test_lookups_of_records_that_stand_are_found_the_other_way_round(cluster: Cluster) -> None:
+    url = await cluster.new_database()
+    async with running(url) as service:
+        api = Api(service, await service.token())
+        async with api.client, service.sql() as connection:
+            people = await api.new_object()
+            owner = {"type": "lookup", "relationship_target_type": f"zen:custom_object:{people}"}
+            cars = await api.new_object({"key": "owner", **owner}, {"key": "gone", **owner})
+            ann = record_of(await api.create(people, name="Ann"))["id"]
+            pointing = {"owner": ann, "gone": ann}
+            made = [
+                record_of(await api.create(cars, name="C", custom_object_fields=fields))["id"]
+                for fields in (pointing, {"owner": ann}, {}, pointing)
+            ]
+            await api.client.delete(f"/custom_objects/{cars}/fields/gone")
+            await api.new_field(cars, key="gone", **owner)
+            columns = "account_id, object_id, field_id, record_id, target_id"
+            kept = f"""select {columns} from lookup_values join fields using (account_id, object_id, field_id)
+                        order by field_id, record_id"""
+            defined = "select object_id, lookup_fields, lookup_field_ids from objects order by object_id"
+            before = await connection.fetch(kept), await connection.fetch(defined)
+            # as the version before left it
+            await connection.execute(
+                """drop table lookup_values;
+                   alter table objects drop column lookup_fields, drop column lookup_field_ids;
+                   delete from schema_migrations where name = '0014_lookup_values'"""
+            )
+            assert await migrations.migrate(url) == ["0014_lookup_values"]
+            assert (await connection.fetch(kept), await connection.fetch(defined)) == before
+            assert await connection.fetchval("select count(*) from lookup_values") == len(before[0]) == 3
+            root = f"/zen:custom_object:{people}/{ann}/relationship_fields"
+            for field, expected in (("owner", [made[0], made[1], made[3]]), ("gone", [])):
+                page = (await api.client.get(f"{root}/{field}/zen:custom_object:{cars}")).json()
+                assert [record["id"] for record in page["custom_object_records"]] == expected
+
+
 async def test_a_queue_that_another_version_of_the_library_made_is_upgraded(cluster: Cluster) -> None:
     url = await cluster.new_database()
     connection = await asyncpg.connect(url)

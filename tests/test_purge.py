@@ -147,7 +147,7 @@ async def test_a_deleted_object_is_purged_with_its_records(api: Api, key: str) -
         object_id = await connection.fetchval("select object_id from objects where key = $1", key)
         await api.client.delete(f"/custom_objects/{key}")
         await _purge(api)
-        for table in ("records", "objects", "fields", "counters"):
+        for table in ("records", "objects", "fields", "counters", "lookup_values"):
             left = await connection.fetchval(f"select count(*) from {table} where object_id = $1", object_id)
             assert (table, left) == (table, 0)
 

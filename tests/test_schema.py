@@ -235,7 +235,7 @@ async def test_a_plain_patch_or_replacement_pays_for_no_document_strategy_or_con
     assert await database.fetchval(writing, "new", "y", None) == "created"
     spared = {
         "type_conflicts", "resulting_fields", "replaced_fields", "merge_patch", "entity_tag", "live_fields",
-        "keep_documents", "search_document", "searched_text",
+        "keep_documents", "search_document", "searched_text", "keep_lookups", "have_lookups_changed",
     }  # fmt: skip
     assert not spared & await _called(database)
     assert await database.fetchval(writing, "e", "z", "force") == "unchanged"
@@ -335,6 +335,12 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
             {"name": {"$contains": "name"}},
             {"records_pkey"},
         ),
+        (
+            statements.load("records").list_sources(**_SEARCHES, field_id=9, target_id="x"),
+            page_query.BY_ID,
+            None,
+            {"lookup_values_target_idx", "records_pkey"},
+        ),
     ],
     ids=[
         "list",
@@ -346,6 +352,7 @@ _SEARCHES = {"account_id": 1, "object_id": 2}
         "common words sorted",
         "a part of the name",
         "scan for a part of the name",
+        "lookups the other way round",
     ],
 )
 async def test_a_page_is_found_by_an_index(
@@ -373,11 +380,80 @@ async def test_a_page_is_found_by_an_index(
     for setting in (*settings, "enable_seqscan = off"):
         await database.execute(f"set {setting}")
     plan = "\n".join(row[0] for row in await database.fetch(f"explain {text}", *arguments))
-    used = re.findall(r"Index Scan (?:Backward )?(?:using|on) (\w+)", plan)
+    used = re.findall(r"Index (?:Only )?Scan (?:Backward )?(?:using|on) (\w+)", plan)
     assert {index for index in used if not index.startswith("objects_")} == indexes, plan
     assert "Seq Scan" not in plan
-    if "search_documents_terms_idx" in indexes:
+    if indexes & {"search_documents_terms_idx", "lookup_values_target_idx"}:
         assert re.search(r"records_pkey.*\n.*record_id = ", plan), plan
+
+
+_LOOKUP_WRITE = """select outcome from unnest(write_records(1, 'external_id', array[
+    row(0, 1, 1, $1::text, $2::text, 'n', null, $3::jsonb, 1, null, null, null, null)::record_write]))"""
+
+
+_WITH_LOOKUP = "update objects set lookup_fields = '{owner}', lookup_field_ids = '{9}' where object_id = 1"
+
+
+async def test_only_a_lookup_that_changes_is_noted_anew(database: Any) -> None:
+    await database.execute(_WITH_LOOKUP)
+    await database.execute("set track_functions = 'all'")
+    for record_id, sent, outcome, times in (
+        ("x", '{"owner": "A", "x": 1}', "created", 1),
+        ("y", '{"owner": "A", "x": 2}', "updated", 1),
+        ("z", '{"owner": "A"}', "unchanged", 1),
+        ("w", '{"owner": "B"}', "updated", 2),
+        ("v", '{"owner": null}', "updated", 3),
+    ):
+        assert await database.fetchval(_LOOKUP_WRITE, "e", record_id, sent) == outcome
+        assert "keep_lookups" in await _called(database)
+        calls = "select calls from pg_stat_user_functions where funcname = 'keep_lookups'"
+        assert await database.fetchval(calls) == times, sent
+    assert await database.fetchval("select count(*) from lookup_values") == 0
+
+
+async def test_an_update_of_a_record_with_lookups_stays_in_its_page(database: Any) -> None:
+    await database.execute(_WITH_LOOKUP)
+    await database.fetchval(_LOOKUP_WRITE, "e", "x", '{"owner": "A"}')
+    async with database.transaction():
+        for number in range(3):
+            sent = f'{{"owner": "B{number}", "x": {number}}}'
+            assert await database.fetchval(_LOOKUP_WRITE, "e", "y", sent) == "updated"
+        in_page = "select pg_stat_get_xact_tuples_hot_updated('records'::regclass)"
+        assert await database.fetchval(in_page) == 3
+    assert await database.fetchval("select target_id from lookup_values") == "B2"
+
+
+async def test_of_many_records_only_the_page_is_read_of_those_that_point_to_one(database: Any) -> None:
+    await database.execute(
+        """insert into records (account_id, object_id, record_id, naming, name, definition_version,
+                                created_by_user_id, updated_by_user_id)
+           select 1, 1, lpad(n::text, 26, '0'), (select naming from objects where object_id = 1), n, 1, 1, 1
+             from generate_series(1, 20000) as n"""
+    )
+    # every other one points to the same, by one of two fields
+    await database.execute(
+        """insert into lookup_values (account_id, object_id, field_id, record_id, target_id)
+           select 1, 1, 8 + n % 2, lpad(n::text, 26, '0'), case when n % 4 < 2 then 'common' else n::text end
+             from generate_series(1, 20000) as n"""
+    )
+    await database.execute("analyze records, lookup_values")
+    listing = statements.load("records").list_sources(
+        account_id=1, object_id=1, field_id=9, target_id="common"
+    )
+    for position in (None, ("0" * 22 + "9000",)):
+        window = paging.Window(size=100, position=position)
+        text, *arguments = page_query.records_query(listing, page_query.BY_ID, window, byte_limit=2_000_000)
+        for mode in ("force_generic_plan", "force_custom_plan"):
+            await database.execute(f"set plan_cache_mode = {mode}")
+            lines = [
+                row[0] for row in await database.fetch(f"explain (analyze, timing off) {text}", *arguments)
+            ]
+            plan = "\n".join(lines)
+            assert "Seq Scan" not in plan, plan
+            (scan,) = [line for line in lines if "lookup_values_target_idx" in line]
+            assert "rows=101.00" in scan, plan
+            assert max(int(rows) for rows in re.findall(r"actual rows=(\d+)", plan)) <= 101, plan
+            assert "Rows Removed" not in plan, plan
 
 
 async def test_events_are_read_by_the_one_index_of_changes(database: Any) -> None:

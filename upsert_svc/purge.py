@@ -44,7 +44,8 @@ async def _forget(connection: Connection, batch: int) -> bool:
 
 
 async def _purge(connection: Connection, claimed: Row, batch: int) -> None:
-    ids = {"account_id": claimed["account_id"], "object_id": claimed["object_id"]}
+    account = {"account_id": claimed["account_id"]}
+    ids = {**account, "object_id": claimed["object_id"]}
     part = {**ids, "purged_to": claimed["purged_to"], "limit": batch}
     if claimed["deleted_at"] is not None:
         last_id = await connection.fetchval(*_SQL.delete_records(**part))
@@ -52,7 +53,10 @@ async def _purge(connection: Connection, claimed: Row, batch: int) -> None:
         if last_id is None and await connection.fetchval(*_SQL.delete_history(**ids, limit=batch)) > 0:
             return
     else:
-        removed = {"version": claimed["version"], "removals": claimed["removals"]}
+        removals = claimed["removals"]
+        if await connection.fetchval(*_SQL.forget_lookups(**account, removals=removals, limit=batch)) > 0:
+            return
+        removed = {"version": claimed["version"], "removals": removals}
         last_id = await connection.fetchval(*_SQL.strip_removed(**part, **removed))
         finish = _SQL.finish_removals
     if last_id is None:

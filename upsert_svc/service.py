@@ -20,6 +20,7 @@ from upsert_svc.records.read_batching import ReadBatcher
 from upsert_svc.records.record_store import Records
 from upsert_svc.records.write_batching import Direct, WriteBatcher, Writer
 from upsert_svc.search.planner import Search
+from upsert_svc.search.relationships import Relationships
 from upsert_svc.settings import Settings
 
 Result = TypeVar("Result")
@@ -38,6 +39,7 @@ class Service:
     object_fields: ObjectFields
     records: Records
     search: Search
+    relationships: Relationships
     history: History
     jobs: Jobs
     reader: ReadBatcher
@@ -147,6 +149,7 @@ def _assembled(
         object_fields=ObjectFields(database, definitions, cursors, field_limit=settings.field_limit),
         records=records,
         search=Search(database, definitions, cursors),
+        relationships=Relationships(database, cursors),
         history=History(database.searches, definitions, records, cursors),
         jobs=Jobs(database, definitions, cursors, job_limit=settings.job_limit),
         reader=reader,

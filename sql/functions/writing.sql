@@ -107,6 +107,7 @@ declare
     v_changes   record_change[];
     v_changed   bigint;
     v_reindexed integer[];
+    v_relinked  integer[];
     v_moved_on  integer[];
 begin
     select array_agg(
@@ -130,9 +131,13 @@ begin
                     then validated.name <> validated.old_name
                          or searched_text(validated.fields, validated.searched_fields)
                             <> searched_text(validated.old_fields, validated.searched_fields) end),
+           array_agg(validated.position) filter (where
+               case when validated.lookup_fields is not null and validated.outcome = 'updated'
+                         and (validated.strategy is not null or validated.patch ?| validated.lookup_fields)
+                    then have_lookups_changed(validated.lookup_fields, validated.old_fields, validated.fields) end),
            array_agg(validated.object_id) filter (
                where validated.outcome = 'updated' and has_moved_on(validated.updated_at, validated.last_change_at))
-      into v_results, v_changes, v_reindexed, v_moved_on
+      into v_results, v_changes, v_reindexed, v_relinked, v_moved_on
       from (select merged.*, verdict.outcome,
                    merged.old_version + (verdict.outcome = 'updated')::integer as version,
                    -- not now(): this statement may have waited behind a later one
@@ -152,7 +157,7 @@ begin
                                    found.patch, found.strategy, found.if_match, found.if_none_match,
                                    found.null_fields, found.inactive_fields, found.required_fields,
                                    found.json_fields, found.searched_since, found.searched_fields,
-                                   found.last_change_at,
+                                   found.last_change_at, found.lookup_fields,
                                    r.place, r.record_id, r.naming, r.created_at, r.created_by_user_id,
                                    r.version as old_version, r.updated_at as old_updated_at,
                                    r.updated_by_user_id as old_user_id,
@@ -167,6 +172,7 @@ begin
                               from (select distinct on (w.object_id, found_id)
                                            w.*, o.null_fields, o.inactive_fields, o.required_fields, o.json_fields,
                                            o.removals, o.searched_since, o.searched_fields, o.last_change_at,
+                                           o.lookup_fields,
                                            -- as find_record does, without the cost of a call
                                            case p_by when 'external_id' then (
                                                     select record_id from records
@@ -251,6 +257,9 @@ begin
     if v_reindexed is not null then
         perform keep_documents(p_account_id, p_writes, v_results, v_reindexed);
     end if;
+    if v_relinked is not null then
+        perform keep_lookups(p_account_id, p_writes, v_results, v_relinked);
+    end if;
     return coalesce(v_results, '{}');
 end $$;
 
@@ -272,6 +281,7 @@ returns written_record[] language plpgsql as $$
 declare
     v_results   written_record[];
     v_reindexed integer[];
+    v_linked    integer[];
     v_moved_on  integer[];
 begin
     -- The counter is locked first and the identifier looked up once more under that lock, or a
@@ -293,7 +303,7 @@ begin
           from unnest(p_writes) as w
          cross join lateral (
                select naming, is_unique, autoincrement_enabled, autoincrement_prefix, null_fields, inactive_fields,
-                      required_fields, json_fields, searched_since, last_change_at
+                      required_fields, json_fields, searched_since, last_change_at, lookup_fields
                  from objects
                 where account_id = p_account_id and object_id = w.object_id
                offset 0) as o
@@ -376,14 +386,18 @@ begin
           from validated v
          where v.outcome <> 'created')
     select array_agg(result), (select array_agg(n.position) from numbered n where n.searched_since is not null),
+           (select array_agg(n.position) from numbered n where n.lookup_fields is not null),
            (select array_agg(n.object_id) from numbered n where has_moved_on(n.created_at, n.last_change_at))
-      into v_results, v_reindexed, v_moved_on
+      into v_results, v_reindexed, v_linked, v_moved_on
       from results;
     if v_moved_on is not null then
         perform note_change_time(p_account_id, v_moved_on);
     end if;
     if v_reindexed is not null then
         perform keep_documents(p_account_id, p_writes, v_results, v_reindexed);
+    end if;
+    if v_linked is not null then
+        perform keep_lookups(p_account_id, p_writes, v_results, v_linked);
     end if;
     return coalesce(v_results, '{}');
 end $$;
@@ -461,6 +475,8 @@ begin
     delete from records
      where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
     delete from search_documents
+     where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
+    delete from lookup_values
      where account_id = p_account_id and object_id = p_object_id and record_id = v_record.record_id;
     -- The tombstone is kept for a time from then on, so that it is not dated by a clock that went far back.
     v_last_change_at := (select last_change_at from objects

@@ -85,7 +85,10 @@ def each(endpoints: list[Endpoint]) -> pytest.MarkDecorator:
 
 @dataclass(frozen=True)
 class Place:
-    """An object with a field, a record and a job, to fill the parameters of a path."""
+    """An object with a field, a record and a job, to fill the parameters of a path.
+
+    It has a lookup field too, by which its records point to one another.
+    """
 
     key: str
     field: str
@@ -94,6 +97,8 @@ class Place:
 
     def url(self, path: str, names: Mapping[str, str] = NO_NAMES) -> str:
         own = {"key": self.key, "field": self.field, "id": self.record, "job": self.job}
+        own_type = f"zen:custom_object:{names.get('key', self.key)}"
+        own |= {"target_type": own_type, "source_type": own_type, "lookup": "owner", "target": self.record}
         return path.removeprefix(ROOT).format_map({**own, **names})
 
     async def state(self, api: Api) -> tuple[Any, ...]:
@@ -105,7 +110,11 @@ class Place:
 
 async def make_place(api: Api) -> Place:
     key = await api.new_object({"key": "color", "type": "text"}, naming={"is_unique": True})
+    target_type = f"zen:custom_object:{key}"
+    await api.new_field(key, key="owner", type="lookup", relationship_target_type=target_type)
     record = record_of(await api.create(key, name="Ford", external_id="v1"))
+    owner = {"owner": record["id"]}
+    record = record_of(await api.upsert(key, {"custom_object_fields": owner}, external_id="v1"))
     job = await api.finished_job(key, "update", [{"id": record["id"]}])
     return Place(key, "color", record["id"], job["id"])
 

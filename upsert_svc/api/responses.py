@@ -179,15 +179,20 @@ def _json(text: str) -> orjson.Fragment:
     return orjson.Fragment(text)
 
 
-def records(call: Call, items: Iterable[Record]) -> list[dict[str, Any]]:
-    """Records of the object that the path names; their fields are passed on as PostgreSQL wrote them."""
-    object_key, records_url = call.scope["path_params"]["key"], _records_url(call)
+def records(call: Call, items: Iterable[Record], object_key: str | None = None) -> list[dict[str, Any]]:
+    """Records of an object, of that which the path names where none is given.
+
+    Their fields are passed on as PostgreSQL wrote them.
+    """
+    object_key = object_key or call.scope["path_params"]["key"]
+    records_url = _records_url(call, object_key)
     return [_record(object_key, records_url, item) for item in items]
 
 
 def record(call: Call, item: Record) -> dict[str, Any]:
     """One such record."""
-    return _record(call.scope["path_params"]["key"], _records_url(call), item)
+    object_key = call.scope["path_params"]["key"]
+    return _record(object_key, _records_url(call, object_key), item)
 
 
 def _record(object_key: str, records_url: str, item: Record) -> dict[str, Any]:
@@ -206,9 +211,9 @@ def _record(object_key: str, records_url: str, item: Record) -> dict[str, Any]:
     }
 
 
-def _records_url(call: Call) -> str:
+def _records_url(call: Call, object_key: str) -> str:
     """The address of an object's records; the key of an object that stands needs no quoting."""
-    return f"{call.root_url()}/custom_objects/{call.scope['path_params']['key']}/records"
+    return f"{call.root_url()}/custom_objects/{object_key}/records"
 
 
 def event(item: Event) -> dict[str, Any]:
@@ -267,7 +272,8 @@ def written(call: Call, result: WriteResult, status: int = 200, *, is_data_only:
     if result.entity_tag is not None:
         headers["ETag"] = quoted(result.entity_tag)
     if result.outcome == "created":
-        headers["Location"] = f"{_records_url(call)}/{result.record.record_id}"
+        records_url = _records_url(call, call.scope["path_params"]["key"])
+        headers["Location"] = f"{records_url}/{result.record.record_id}"
     if is_data_only:
         return JsonResponse(_json(result.record.fields), status, headers)
     return JsonResponse({"custom_object_record": record(call, result.record)}, status, headers)

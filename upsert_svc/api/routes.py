@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from upsert_svc.api import fields, health, history, jobs, objects, records, users
+from upsert_svc.api import fields, health, history, jobs, objects, records, relationships, users
 from upsert_svc.api.idempotency import once_per_key
 from upsert_svc.api.parameters import (
     CONDITIONS,
@@ -110,6 +110,9 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
     f"{JOB_STATUSES}/show_many": {"GET": Operation(jobs.show_many, reads=True, pages=True)},
     f"{JOB_STATUSES}/{{job}}": {"GET": Operation(jobs.show, reads=True, pages=True)},
     "/api/v2/users/me": {"GET": Operation(users.me, reads=True)},
+    "/api/v2/{target_type}/{target}/relationship_fields/{lookup}/{source_type}": {
+        "GET": Operation(relationships.sources, reads=True, pages=True, lists_records=True, takes=PAGES)
+    },
 }
 
 

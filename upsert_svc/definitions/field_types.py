@@ -50,6 +50,13 @@ class FieldType:
     is_empty_a_value: bool = False  # an empty text or list fills a required field
 
 
+def custom_object_of(target_type: str) -> str | None:
+    """The key of the object of ours that a type names; None for any other type."""
+    if not target_type.startswith(CUSTOM_OBJECT_TARGET):
+        return None
+    return target_type.removeprefix(CUSTOM_OBJECT_TARGET) or None
+
+
 def lookup_identifier(value: str) -> tuple[LookupBy, str]:
     """How a lookup's value names its target, and by what: an id, `external_id:X` or `name:X`."""
     kind, colon, identifier = value.partition(":")

@@ -144,7 +144,9 @@ class ObjectFields:
                     account_id=principal.account_id, object_id=field["object_id"], field_id=field["field_id"]
                 )
             )
-            await _recompile(connection, principal, field["object_id"], [{"key": field["key"]}])
+            # which lookup values go is told by the field's id: another field may be made under its key
+            removal = {"key": field["key"], "field_id": field["field_id"]}
+            await _recompile(connection, principal, field["object_id"], [removal])
         self._definitions.forget(principal.account_id, object_key)
 
     async def reorder(self, principal: Principal, object_key: str, field_ids: Sequence[int]) -> None:
@@ -220,16 +222,16 @@ async def _require_object(connection: Connection, principal: Principal, object_k
     return object_id
 
 
-async def _found(connection: Connection, account_id: int, object_key: str, key_or_id: str) -> FieldRow:
+def key_and_id(key_or_id: str) -> dict[str, str | int | None]:
+    """The key or the id of a field, whichever a text is; the other one is null."""
     digits = key_or_id.lstrip("0") if key_or_id.isascii() and key_or_id.isdigit() else ""
     is_id = bool(digits) and len(digits) <= 10 and int(digits) < 2**31
+    return {"field_key": None if is_id else key_or_id, "field_id": int(digits) if is_id else None}
+
+
+async def _found(connection: Connection, account_id: int, object_key: str, key_or_id: str) -> FieldRow:
     row: FieldRow | None = await connection.fetchrow(
-        *_SQL.show_field(
-            account_id=account_id,
-            object_key=object_key,
-            field_key=None if is_id else key_or_id,
-            field_id=int(digits) if is_id else None,
-        )
+        *_SQL.show_field(account_id=account_id, object_key=object_key, **key_and_id(key_or_id))
     )
     if row is None:
         raise RecordNotFound
