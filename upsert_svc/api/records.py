@@ -1,6 +1,7 @@
 """Endpoints of records; the upsert first."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +17,10 @@ from upsert_svc.json_body import as_whole
 from upsert_svc.payloads import external_id_problem, name_problem, record_patch
 from upsert_svc.records.values import NEW, Identifier, Strategy, WriteRequest, WriteResult
 from upsert_svc.search.planner import Criteria, Filter, RecordQuery, Words
+from upsert_svc.search.relationship_filters import RelationshipFilter
 
+_DYNAMIC_VALUE = re.compile(r"filter\[dynamic_values\]\[([^\]]+)\]")
+_DYNAMIC_IDS = ("requester_id", "assignee_id", "organization_id")
 _STRATEGIES: Mapping[str, Strategy] = {"": "force", "force": "force", "merge": "merge", "replace": "replace"}
 
 
@@ -118,8 +122,30 @@ async def search_words(call: Call) -> Response:
 
 
 async def autocomplete(call: Call) -> Response:
-    named = Filter({"name": {"$contains": call.query.get("name", "")}})
-    return await _page(call, call.query, named, is_counted=True)
+    named = {"name": {"$contains": call.query.get("name", "")}}
+    return await _page(call, call.query, Filter(named, await _relationship(call)), is_counted=True)
+
+
+async def _relationship(call: Call) -> RelationshipFilter | None:
+    """The filter of the lookup field that a completion is for; None where the query names none of ours."""
+    query = call.query
+    field, source = query.get("field_id", ""), query.get("source", "")
+    if not field or not source:
+        return None
+    conditions = await call.service.object_fields.relationship_filter(
+        call.principal, source.lower(), field, call.path("key")
+    )
+    return None if conditions is None else RelationshipFilter(conditions, _dynamic_values(query))
+
+
+def _dynamic_values(query: Query) -> Mapping[str, str]:
+    """What the query says of values that conditions leave open: `filter[dynamic_values][NAME]`, and ids."""
+    values = {name: query[name] for name in _DYNAMIC_IDS if name in query}
+    values |= {f"ticket_{name}": value for name, value in values.items()}
+    for name, value in query.items():
+        if (named := _DYNAMIC_VALUE.fullmatch(name)) is not None:
+            values[named[1]] = value
+    return values
 
 
 async def _page(

@@ -17,7 +17,7 @@ from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Database
 from upsert_svc.definitions import currencies, objects, patterns
 from upsert_svc.definitions.compiled import Definitions
-from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES, types_that
+from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES, custom_object_of, types_that
 from upsert_svc.definitions.objects import Usage
 from upsert_svc.errors import Problem, RecordInvalid, RecordNotFound
 from upsert_svc.paging import PAGE_BYTES, Cursors, Page, PageRequest, bytes_of
@@ -74,6 +74,23 @@ class ObjectFields:
         """The field of that key or id. Raises RecordNotFound."""
         async with self._database.main.connection() as connection:
             return await _found(connection, principal.account_id, object_key, key_or_id)
+
+    async def relationship_filter(
+        self, principal: Principal, source_type: str, key_or_id: str, target_key: str
+    ) -> Any:
+        """The conditions of a lookup field of a source type, by key or id, on the records of a target object.
+
+        They are as `all` and `any` list them; None where there is no such active field, or it has none.
+        """
+        source_key = custom_object_of(source_type)
+        if source_key is None:
+            return None
+        try:
+            field = await self.show(principal, source_key, key_or_id)
+        except RecordNotFound:
+            return None
+        points_there = field["relationship_target_type"] == f"{CUSTOM_OBJECT_TARGET}{target_key}"
+        return _loaded(field["relationship_filter"]) if points_there and field["active"] else None
 
     async def create(self, principal: Principal, object_key: str, body: FieldBody) -> FieldRow:
         """Adds a field at the end. Raises RecordNotFound, RecordInvalid."""

@@ -56,7 +56,7 @@ class _Compared(NamedTuple):
     target: str | None = None
 
 
-_STANDARD: Mapping[str, tuple[str, Operands]] = {
+STANDARD: Mapping[str, tuple[str, Operands]] = {
     "id": ("r.record_id", operands.ID),
     "name": ("r.name", operands.TEXT),
     "external_id": ("r.external_id", operands.TEXT),
@@ -109,8 +109,8 @@ class FilterCompiler:
 
     def _compared(self, name: str, place: str) -> _Compared:
         """What a name stands for."""
-        if name in _STANDARD:
-            return _Compared(*_STANDARD[name])
+        if name in STANDARD:
+            return _Compared(*STANDARD[name])
         field = self._fields.get(name.removeprefix(CUSTOM_FIELDS)) if name.startswith(CUSTOM_FIELDS) else None
         if field is None or not field.active:
             raise BadRequest(f"{place}: there is no such field; fields are written as {CUSTOM_FIELDS}KEY")

@@ -20,6 +20,7 @@ from upsert_svc.paging import Cursors, Page, PageRequest, Window
 from upsert_svc.records.values import Record, record_of
 from upsert_svc.search import filters, page_query
 from upsert_svc.search.page_query import Order
+from upsert_svc.search.relationship_filters import RelationshipFilter
 
 QUERY_LIMIT = 255  # characters
 WORD_LIMIT = 20
@@ -36,9 +37,15 @@ Statement = Sequence[object]
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter as it was sent; see `filters`."""
+    """A filter as it was sent, see `filters`, and that of a lookup field, which holds beside it."""
 
     value: Any
+    relationship: RelationshipFilter | None = None
+
+    def over(self, definition: Definition) -> Any:
+        """The whole filter over the records of an object of that definition."""
+        beside = self.relationship and self.relationship.over(definition.validator.fields)
+        return {"$and": [self.value, beside]} if beside else self.value
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,9 @@ def _is_by_key(query: RecordQuery, order: Order) -> bool:
 def _may_have_documents(criteria: Criteria) -> bool:
     """Whether documents may find all that is asked for: then it takes no time."""
     return isinstance(criteria, Words) or (
-        isinstance(criteria, Filter) and filters.is_of_name_alone(criteria.value)
+        isinstance(criteria, Filter)
+        and criteria.relationship is None
+        and filters.is_of_name_alone(criteria.value)
     )
 
 
@@ -389,7 +398,7 @@ def _completing(
     condition = None
     if isinstance(query.criteria, Filter):
         condition = filters.compile_filter(
-            query.criteria.value, definition.validator.fields, definition.account_id
+            query.criteria.over(definition), definition.validator.fields, definition.account_id
         )
     return partial(
         page_query.records_query,
