@@ -24,6 +24,13 @@ async def test_a_count_a_filter_and_an_autocompletion_are_understood(reported: A
     assert reported.saw("autocomplete") == ["Fiat"]
 
 
+async def test_the_caller_is_its_own_user(reported: Any) -> None:
+    answer = reported.saw("users me")
+    user = answer["body"]
+    assert (answer["status"], user["email"], user["role"]) == (200, "admin@example.com", "admin")
+    assert (type(user["id"]), user["active"], user["verified"]) == (int, True, True)
+
+
 async def test_a_missing_record_is_an_error_of_its_own_words(reported: Any) -> None:
     text = "Request processing failed: Zendesk Error (404): Item not found"
     assert reported.raised("missing record") == ("Error", text)

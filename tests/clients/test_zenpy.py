@@ -20,6 +20,12 @@ async def test_a_count_and_a_search_are_understood(reported: Any) -> None:
     assert [record["name"] for record in found] == ["Opel"]
 
 
+async def test_the_caller_is_its_own_user(reported: Any) -> None:
+    user = reported.saw("users me")
+    assert (user["email"], user["name"], user["role"]) == ("admin@example.com", "admin", "admin")
+    assert (type(user["id"]), user["active"], user["verified"], user["tags"]) == (int, True, True, [])
+
+
 async def test_a_missing_record_is_its_record_not_found_exception(reported: Any) -> None:
     kind, text = reported.raised("missing record")
     assert (kind, json.loads(text)) == (

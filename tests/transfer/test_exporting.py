@@ -326,6 +326,31 @@ async def test_every_record_of_every_page_is_written_once(api: Api, tmp_path: Pa
     assert sorted(ids, key=int) == [str(number) for number in range(1201)]
 
 
+async def test_a_filter_names_lookups_and_users_as_a_search_does(api: Api) -> None:
+    people = await api.new_object(naming={"is_unique": True})
+    target = {"type": "lookup", "relationship_target_type": f"zen:custom_object:{people}"}
+    cars = await api.new_object({"key": "owner", **target})
+    for name in ("Ann", "Bob"):
+        record_of(await api.create(people, name=name, external_id=f"P{name}"))
+        fields = {"owner": f"name:{name}"}
+        record = record_of(
+            await api.upsert(cars, {"name": name, "custom_object_fields": fields}, external_id=name)
+        )
+    user = record["updated_by_user_id"]
+    owner = "custom_object_fields.owner"
+    for filter_, expected in (
+        ({owner: {"$eq": "external_id:PAnn"}}, ["Ann"]),
+        ({owner: {"$in": ["name:ann", "external_id:PBob", "external_id:nobody"]}}, ["Ann", "Bob"]),
+        ({owner: {"$notin": ["name:ann"]}}, ["Bob"]),
+        ({"$or": [{owner: {"$noteq": "name:Ann"}}, {"$and": [{owner: {"$eq": "name:nobody"}}]}]}, ["Bob"]),
+        ({"updated_by_user": {"$eq": user}, "created_by_user": {"$in": [user]}}, ["Ann", "Bob"]),
+        ({"created_by_user": {"$noteq": user}}, []),
+    ):
+        ran = await exported(api, cars, "--filter", orjson.dumps(filter_).decode())
+        names = [orjson.loads(line)["name"] for line in ran.out.splitlines()]
+        assert (ran.code, names) == (0, expected), filter_
+
+
 async def test_a_filter_chooses_the_records(api: Api) -> None:
     car = await many(api, 450)
     filter_ = '{"custom_object_fields.year": {"$gt": 99, "$lte": 349}}'

@@ -49,6 +49,8 @@ async function job(action, items) {
 }
 
 async function story() {
+  await step("users me", async () => seen(await createClient(options).users.me()));
+
   const car = { custom_object: { key: "node_car", title: "Car", title_pluralized: "Cars" } };
   await step("create object", async () => seen(await api.post(["custom_objects"], car)));
   for (const field of [

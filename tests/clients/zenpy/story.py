@@ -64,6 +64,8 @@ def completed(status: JobStatus) -> JobStatus:
     return status
 
 
+step("users me", lambda: zenpy.users.me())
+
 car = {"custom_object": {"key": "zenpy_car", "title": "Car", "title_pluralized": "Cars"}}
 step("create object", lambda: call("post", f"{API}/custom_objects.json", json=car))
 step("create object again", lambda: call("post", f"{API}/custom_objects.json", json=car))
