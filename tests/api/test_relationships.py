@@ -210,7 +210,8 @@ async def test_what_is_not_there_is_not_found(api: Api, stranger: Api, family: F
         f"/custom_objects/{ann}/relationship_fields/owner/{cars}",
     ):
         assert_missing(await api.client.get(path))
-        assert_missing(await api.client.get(f"{path}?page[size]=0"))
+        for query in ("page[size]=0", "page=2", "filter[ids]=x", "dry_run=true", "sort=name"):
+            assert_missing(await api.client.get(f"{path}?{query}"))
     assert_missing(await family.ask(ann, api=stranger))
     assert_missing(await family.ask(ann, query="?page[size]=0", api=stranger))
 

@@ -123,6 +123,8 @@ async def _refused(call: Call, refusal: BadRequest, *, is_read: bool) -> Respons
         await call.service.records.show(call.principal, call.path("key"), call.path("id"))
     elif is_read and "key" in call.scope["path_params"]:
         await call.require_object()
+    elif is_read and "lookup" in call.scope["path_params"]:
+        await call.require_relationship()
     raise refusal
 
 

@@ -24,6 +24,7 @@ from upsert_svc.errors import BadRequest, RecordInvalid, RecordNotFound, TooMany
 from upsert_svc.heavy_work import HEAVY_BYTES
 from upsert_svc.memory import Held
 from upsert_svc.paging import PAGE_SIZE_LIMIT, PageRequest
+from upsert_svc.search.relationships import Relationship
 from upsert_svc.service import Service
 from upsert_svc.settings import Network
 from upsert_svc.turns import CALLER
@@ -102,6 +103,19 @@ class Call:
     async def require_object(self) -> None:
         """Raises RecordNotFound unless there is the object that the path names."""
         await self.service.definitions.current(self.principal.account_id, self.path("key"))
+
+    def relationship(self) -> Relationship:
+        """The lookup field and the record that the path names; keys of objects are taken in any case."""
+        return Relationship(
+            target_type=self.path("target_type").lower(),
+            target_id=self.path("target"),
+            field=self.path("lookup"),
+            source_type=self.path("source_type").lower(),
+        )
+
+    async def require_relationship(self) -> None:
+        """Raises RecordNotFound unless there are the lookup field and the record that the path names."""
+        await self.service.relationships.require(self.principal, self.relationship())
 
     def url(self, *parts: str) -> str:
         """An absolute address under /api/v2, as this caller reaches the service."""
