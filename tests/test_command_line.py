@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import stat
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from upsert_svc.settings import Settings
 
 ADMIN = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": TOKEN}
 ROOT = Path(__file__).parents[1]
+every_count_of_workers = pytest.mark.parametrize("workers", ["1", "2"])
 CARS = "/api/v2/custom_objects/car/records"
 
 
@@ -219,15 +221,63 @@ async def test_help_tells_defaults_and_settings() -> None:
         assert f"UPSERT_SVC_{name.upper()}" in out
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_start_that_fails_says_nothing_of_serving(cluster: Cluster, workers: str) -> None:
+@every_count_of_workers
+async def test_a_start_at_a_database_that_lacks_something_is_one_line(cluster: Cluster, workers: str) -> None:
     url = await cluster.new_database()
     connection = await asyncpg.connect(url)
     # asked for when the application starts, and by nothing before
     await connection.execute("alter function service_key(text) rename to missing")
     await connection.close()
-    code, out, _ = await run("serve", "--port", "0", "--workers", workers, DATABASE_URL=url)
-    assert (code, out) == (3, "")
+    service_url = url.replace("//upsert_owner@", "//upsert_svc@")
+    settings = {"DATABASE_URL": service_url, "MIGRATION_DATABASE_URL": url}
+    code, out, err = await run("serve", "--port", "0", "--workers", workers, **settings)
+    assert (code, out) == (1, "")
+    assert err.startswith("The database is not as this version needs it: function service_key")
+    assert err.count("\n") == 1
+
+
+@every_count_of_workers
+async def test_a_start_that_gets_too_few_connections_is_one_line(cluster: Cluster, workers: str) -> None:
+    url = await cluster.new_database()
+    connection = await asyncpg.connect(url)
+    name = await connection.fetchval("select current_database()")
+    await connection.execute(f"alter database {name} connection limit 2")  # enough for what comes before
+    await connection.close()
+    service_url = url.replace("//upsert_owner@", "//upsert_svc@")
+    settings = {"DATABASE_URL": service_url, "MIGRATION_DATABASE_URL": url}
+    code, out, err = await run("serve", "--port", "0", "--workers", workers, **settings)
+    assert (code, out) == (1, "")
+    assert err == f'Cannot connect to the database: too many connections for database "{name}"\n'
+
+
+_WRONG_IN_THE_WORKER = """
+import sys
+from upsert_svc import logs, mistakes, server
+
+if __name__ == "__main__":
+    logs.configure()
+    options = {"delay_seconds": 0, "shutdown_timeout_seconds": 1, "when_started": print}
+    with server.bound("127.0.0.1", 0) as sockets:
+        server.listen(sockets)
+        try:
+            server.run(sockets, workers=int(sys.argv[1]), **options)
+        except Exception as error:
+            sys.exit(mistakes.line_of(error))
+"""
+
+
+@every_count_of_workers
+async def test_a_setting_found_wrong_where_the_application_starts_is_one_line(
+    tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "serving.py").write_text(_WRONG_IN_THE_WORKER)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(tmp_path / "serving.py"), workers, env=os.environ | {"UPSERT_SVC_POOL_SIZE": "0"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, out) == (1, b"")
+    assert err == b"UPSERT_SVC_POOL_SIZE: must be at least 1\n"
 
 
 async def make_cars(client: httpx.AsyncClient) -> None:
@@ -274,7 +324,7 @@ def lives(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@every_count_of_workers
 async def test_writes_go_on_after_each_kill_of_the_embedded_server_and_none_is_lost(
     tmp_path: Path, workers: str
 ) -> None:

@@ -23,13 +23,19 @@ from upsert_svc.errors import InternalServerError, InvalidEndpoint, ServiceError
 from upsert_svc.http import limits
 from upsert_svc.jobs import worker
 from upsert_svc.migrations import CURSOR_KEY
+from upsert_svc.mistakes import Mistake, first_line
 from upsert_svc.readiness import Readiness
 from upsert_svc.search import backfill
 from upsert_svc.service import compose
 from upsert_svc.settings import Settings
 from upsert_svc.watchdog import Watchdog
 
+_NOT_MIGRATED = "The database is not as this version needs it"
 _NEW_OBJECTS = 10_000  # before the collector looks for cycles among them
+
+
+class NotMigrated(Mistake):
+    """The database does not answer what the application asks for at its start."""
 
 
 def serving() -> Middleware:
@@ -42,9 +48,7 @@ def create(settings: Settings | None = None) -> Middleware:
     """The ASGI application. The database must be migrated, and its URL be set."""
     settings = settings or Settings()
     if (url := settings.service_url) is None:
-        raise RuntimeError(
-            "UPSERT_SVC_DATABASE_URL is not set; `upsert-svc serve` starts an embedded PostgreSQL"
-        )
+        raise Mistake("UPSERT_SVC_DATABASE_URL is not set; `upsert-svc serve` starts an embedded PostgreSQL")
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -98,8 +102,14 @@ def _spare_the_collector() -> None:
 async def _cursor_key(settings: Settings, database: Database) -> bytes:
     if settings.secret_key is not None:
         return settings.secret_key.get_secret_value().encode()
-    async with database.lookups.connection() as connection:
-        return await tokens.find_key(connection, CURSOR_KEY)
+    try:
+        async with database.lookups.connection() as connection:
+            return await tokens.find_key(connection, CURSOR_KEY)
+    except Exception as error:
+        reason = error.__cause__ or error
+        if not isinstance(error, ServiceError) and not hasattr(error, "sqlstate"):
+            raise
+        raise NotMigrated(f"{_NOT_MIGRATED}: {first_line(reason)}; has `upsert-svc migrate` been run on it?") from error
 
 
 async def _service_error(_request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db.pools import connected, owner_transaction
 from upsert_svc.definitions.fields import NAME_FIELD
 from upsert_svc.errors import RecordNotFound
+from upsert_svc.mistakes import Mistake
 from upsert_svc.payloads import FieldBody, ObjectBody, PropertiesBody
 from upsert_svc.service import Service, compose
 from upsert_svc.settings import Settings
@@ -25,7 +26,7 @@ _FIELDS = (
 )
 
 
-class DemoError(Exception):
+class DemoError(Mistake):
     """The demo cannot be shown; the message says why."""
 
 

@@ -13,6 +13,7 @@ from upsert_svc.db import roles, statements
 from upsert_svc.db.pools import Connection, owner_connection, owner_transaction
 from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.jobs import job_queue
+from upsert_svc.mistakes import Mistake
 from upsert_svc.settings import Settings
 
 CURSOR_KEY = "cursors"
@@ -52,7 +53,7 @@ _MAY_READ_FILES = "select has_function_privilege('pg_read_file(text, boolean)', 
 _BACKUP_LABEL = "select pg_read_file('backup_label.old', true)"
 
 
-class MigrationError(Exception):
+class MigrationError(Mistake):
     """The database cannot be brought to this version's schema; the message says why."""
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import Pipe
 from typing import Any
 
 import uvicorn
@@ -15,6 +16,7 @@ from uvicorn.supervisors import multiprocess
 
 from upsert_svc.http.limits import BACKLOG
 from upsert_svc.http.protocol import BoundedHttp
+from upsert_svc.mistakes import Mistake, line_of
 from upsert_svc.stopping import GracefulServer, StoppingConfig
 
 
@@ -42,7 +44,7 @@ _ADVICE = {
 _log = logging.getLogger(__name__)
 
 
-class AddressTaken(Exception):
+class AddressTaken(Mistake):
     """The service cannot listen where it was told to; the message says why, and what to do."""
 
 
@@ -92,13 +94,34 @@ def _address_taken(host: str, port: int, error: OSError) -> AddressTaken:
 
 
 class _Worker(multiprocess.Process):
-    """A worker process; it stops as a server alone does."""
+    """A worker process; it stops as a server alone does. What kept it from starting it tells its parent."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        self._told, self._telling = Pipe(duplex=False)
+        super().__init__(config, sockets)
 
     @property
     def server(self) -> uvicorn.Server:
         if self._server is None:
             self._server = GracefulServer(self.config)
         return self._server
+
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves in the process itself. One that cannot start must not be replaced: it ends as such."""
+        try:
+            super().target(sockets)
+        except Exception as error:
+            if self.server.started:
+                raise
+            if (line := line_of(error)) is None:
+                _log.exception("a worker cannot start")
+            self._telling.send(line)
+            sys.exit(STARTUP_FAILURE)
+
+    def failure(self) -> str | None:
+        """What the operator is to know of a failed start; None where a traceback was logged."""
+        told: str | None = self._told.recv() if self._told.poll() else None
+        return told
 
 
 class _Server(GracefulServer):
@@ -124,15 +147,35 @@ class _Supervisor(multiprocess.Multiprocess):
         self._when_started: Callable[[], None] | None = when_started
 
     def keep_subprocess_alive(self) -> None:
-        before = list(self.processes)
-        super().keep_subprocess_alive()
-        if self._when_started is not None and all(process.is_ready() for process in self.processes):
+        for number, worker in enumerate(self.processes):
+            if self.should_exit.is_set():
+                return
+            if not worker.is_alive(timeout=self.config.timeout_worker_healthcheck):
+                self._replace(number, worker)
+        if self._when_started is not None and all(worker.is_ready() for worker in self.processes):
             self._when_started()
             self._when_started = None
-        for ended, started in zip(before, self.processes, strict=True):
-            if ended is not started:
-                what = "the worker %d ended (%s); %d takes its place"
-                _log.warning(what, ended.pid, ended.exitcode, started.pid)
+
+    def _replace(self, number: int, ended: multiprocess.Process) -> None:
+        """Puts another worker in the place of one that has ended or hangs. One that cannot start ends all."""
+        ended.kill()
+        ended.join()
+        if ended.exitcode == STARTUP_FAILURE:
+            self.should_exit.set()
+            return
+        started = self.processes[number] = multiprocess.Process(self.config, self.sockets)
+        started.start()
+        what = "the worker %d ended (%s); %d takes its place"
+        _log.warning(what, ended.pid, ended.exitcode, started.pid)
+
+    def raise_failure(self) -> None:
+        """Raises what kept a worker from starting, as a Mistake; ends with 1 where that is in the log."""
+        failed = [worker for worker in self.processes if worker.exitcode == STARTUP_FAILURE]
+        lines = [line for worker in failed if isinstance(worker, _Worker) and (line := worker.failure())]
+        if lines:
+            raise Mistake(lines[0])
+        if failed:
+            sys.exit(1)
 
     def terminate_all(self) -> None:
         for each in self.sockets:  # or what connects when all workers have closed theirs waits for nobody
@@ -148,7 +191,10 @@ def run(
     delay_seconds: float,
     shutdown_timeout_seconds: int,
 ) -> None:
-    """Serves until a signal; each worker makes the application anew, from the environment."""
+    """Serves until a signal; each worker makes the application anew, from the environment.
+
+    Raises what keeps the application from starting, of workers as a Mistake.
+    """
     config = StoppingConfig(
         "upsert_svc.workers:create" if workers > 1 else "upsert_svc.app:serving",
         factory=True,
@@ -160,13 +206,10 @@ def run(
         multiprocess.Process = _Worker  # type: ignore[misc]  # what the supervisor makes its workers of
         supervisor = _Supervisor(config, list(sockets), when_started)
         supervisor.run()
-        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-            sys.exit(STARTUP_FAILURE)
+        supervisor.raise_failure()
         return
     server = _Server(config, when_started)
     # a signal may come before it begins
     warnings.filterwarnings("ignore", "coroutine 'Server.serve' was never awaited", RuntimeWarning)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(list(sockets))
-    if not server.started:
-        sys.exit(STARTUP_FAILURE)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import uvicorn
 
 from upsert_svc.http.protocol import close_after_answers, traffic_of
+from upsert_svc.starting import Lifespan
 
 _TICK_SECONDS = 0.1
 _LINGER_SECONDS = 0.5
@@ -133,3 +134,7 @@ class StoppingConfig(uvicorn.Config):
     def __init__(self, app: Any, *, delay_seconds: float, **options: Any) -> None:
         super().__init__(app, **options)
         self.delay_seconds = delay_seconds
+
+    def load(self) -> None:
+        super().load()
+        self.lifespan_class = Lifespan

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
+from upsert_svc.mistakes import Mistake
+
 if sys.platform != "win32":
     import fcntl
 
@@ -35,7 +37,7 @@ _LOG_LINES = 6
 _TITLE = b"postgres: "  # of every process that a server has started; the server shows its arguments
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(Mistake):
     """The embedded server cannot be used; the message names its data directory, its log and a way out."""
 
 

@@ -18,6 +18,8 @@ import databases
 from upsert_svc import errors
 from upsert_svc.database_urls import beside_the_address
 from upsert_svc.db.connections import ServiceConnection
+from upsert_svc.db.outages import outages
+from upsert_svc.mistakes import Mistake, first_line
 from upsert_svc.settings import Settings
 from upsert_svc.turns import CALLER, Turns
 
@@ -33,11 +35,11 @@ _DISCONNECT_SECONDS = 3.0
 _CHANGES_AT_A_TIME = 4  # of definitions; half of them of an account
 
 
-class UnreachableDatabase(Exception):
+class UnreachableDatabase(Mistake):
     """No connection could be made; the message says why, for the operator."""
 
     def __init__(self, error: Exception) -> None:
-        reason = str(error) or "it does not answer in time"
+        reason = first_line(error) or "it does not answer in time"
         super().__init__(f"Cannot connect to the database: {reason}")
 
 
@@ -152,6 +154,7 @@ class Pool:
             | {"statement_timeout": f"{seconds * 1000:.0f}"},
             command_timeout=seconds + _HUNG_AFTER_SECONDS,
             timeout=_CONNECT_SECONDS,
+            init=_note_made,
         )
         self._acquire_seconds = settings.acquire_timeout_seconds
         self._turns = Turns(size, most=size - reserved, waiting_limit=settings.pool_waiters)
@@ -170,6 +173,7 @@ class Pool:
         try:
             await self.connect()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            outages.begin(error)
             raise errors.ServiceUnavailable from error
         return self
 
@@ -207,6 +211,7 @@ class Pool:
         except TimeoutError:
             raise errors.ServiceUnavailable("The database had no connection free in time") from None
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # none could be made
+            outages.begin(error)
             raise errors.ServiceUnavailable from error
 
     @asynccontextmanager
@@ -241,6 +246,10 @@ class Pool:
                 _raise_translated(error)
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
         raise AssertionError("the last attempt returns or raises")
+
+
+async def _note_made(_connection: Connection) -> None:
+    outages.end()
 
 
 class Share:
@@ -360,10 +369,12 @@ async def listening(settings: Settings, url: str) -> AsyncIterator[Connection]:
         command_timeout=settings.statement_timeout_seconds + _HUNG_AFTER_SECONDS,
         connection_class=ServiceConnection,
         timeout=_CONNECT_SECONDS,
+        init=_note_made,
     )
     try:
         await database.connect()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        outages.begin(error)
         raise errors.ServiceUnavailable from error
     try:
         async with database.connection() as holder:

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import asyncpg
 
 from upsert_svc.db.pools import SERVICE_ROLE, Connection, UnreachableDatabase, owner_connection
+from upsert_svc.mistakes import Mistake, first_line
 
 CREATE_COMMAND = "upsert-svc role create"
 _ITERATIONS = 4096  # PostgreSQL's own
@@ -30,7 +31,7 @@ select case when r.rolsuper then 'is a superuser'
 _MAY_WRITE = "select has_table_privilege($1, to_regclass('records'), 'insert')"  # null: no such table yet
 
 
-class RoleError(Exception):
+class RoleError(Mistake):
     """The service's role or its login cannot be made; the message says why."""
 
 
@@ -143,7 +144,7 @@ async def _make(connection: Connection, name: str, password: str) -> None:
             await connection.execute(grant)
     except asyncpg.InsufficientPrivilegeError as error:
         raise RoleError(
-            f"The login {name} cannot be made by the role that you connect as: {error}"
+            f"The login {name} cannot be made by the role that you connect as: {first_line(error)}"
         ) from error
 
 

@@ -1,0 +1,33 @@
+"""Options that several commands take, and how a command ends that cannot be carried out."""
+
+from typing import Annotated, NoReturn
+
+import typer
+
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where the embedded PostgreSQL keeps its data (UPSERT_SVC_DATA_DIR)",
+        show_default="data",
+    ),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(help="A PostgreSQL to use instead; wins over a data directory (UPSERT_SVC_DATABASE_URL)"),
+]
+
+Token = Annotated[str, typer.Option(envvar="UPSERT_SVC_TOKEN", help="An API token", show_default=False)]
+Url = Annotated[str, typer.Option(envvar="UPSERT_SVC_URL", help="Where the service answers")]
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def fail(message: str) -> NoReturn:
+    """Says what was wrong, and ends the command with 1."""
+    typer.echo(message, err=True)
+    raise typer.Exit(1)
+
+
+def require_text(option: str, value: str) -> None:
+    if not value.strip() or "\0" in value:
+        fail(f"{option} must not be empty")

@@ -1,0 +1,106 @@
+"""`upsert-svc serve`, `work` and `migrate`."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from upsert_svc import demo, logs, server
+from upsert_svc.commands.databases import Urls, chosen, database, prepare, prepare_login
+from upsert_svc.commands.options import DatabaseUrl, DataDir
+from upsert_svc.db import roles
+from upsert_svc.jobs import worker
+from upsert_svc.settings import Settings
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen at")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at")] = 8080,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes answer")] = 1,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    with_demo: Annotated[
+        bool, typer.Option("--demo", help="Make a token and an object to try, and show how")
+    ] = False,
+    show_token: Annotated[
+        bool, typer.Option("--show-token", help="Print the token of the demo, too")
+    ] = False,
+) -> None:
+    """Migrates the database, makes the bootstrap admin, and answers requests until stopped."""
+    logs.configure()
+    settings = chosen(data_dir, database_url)
+    # Ctrl-C and SIGTERM both unwind to here, so that the embedded server is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        server.bound(host, port) as sockets,
+        database(settings, is_watched=True) as urls,
+    ):
+        _hand_on(urls.service)
+        _prepare_to_serve(urls, settings)
+        token_file = (settings.data_dir / "demo-token").absolute()
+        token = asyncio.run(demo.prepare(settings, urls.owner, token_file)) if with_demo else None
+        server.listen(sockets)
+        address = f"http://{host}:{sockets[0].getsockname()[1]}"
+        told = demo.introduction(address, token_file) if token else f"Serving at {address}"
+        if token and show_token:
+            told += f"\nToken of an admin: {token}"
+        server.run(
+            sockets,
+            workers=workers,
+            when_started=partial(typer.echo, told),
+            delay_seconds=settings.shutdown_delay_seconds,
+            shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+        )
+
+
+def _hand_on(service_url: str) -> None:
+    """To the workers, which read the URL of the service, and need not know that of the owner."""
+    os.environ["UPSERT_SVC_DATABASE_URL"] = service_url
+    for name in ("DATABASE_PASSWORD", "MIGRATION_DATABASE_URL", "MIGRATION_DATABASE_PASSWORD"):
+        os.environ.pop(f"UPSERT_SVC_{name}", None)
+
+
+def _prepare_to_serve(urls: Urls, settings: Settings) -> None:
+    prepare(urls.owner, settings)
+    prepare_login(urls)
+    if (warning := asyncio.run(roles.excess(urls.service))) is not None:
+        typer.echo(warning, err=True)
+
+
+def work(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Migrates the database and carries out bulk jobs until stopped, without answering requests."""
+    logs.configure()
+    settings = chosen(data_dir, database_url)
+
+    async def until_stopped(url: str) -> None:
+        is_stopped = asyncio.Event()
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(signal_number, is_stopped.set)
+        await worker.work(settings, url, is_stopped)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with database(settings, is_watched=True) as urls:
+        _prepare_to_serve(urls, settings)
+        typer.echo("Working")
+        asyncio.run(until_stopped(urls.service))
+
+
+def migrate(
+    restored: Annotated[
+        bool, typer.Option("--restored", help="The data are from a backup: refuse the cursors of exports")
+    ] = False,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Brings the database to the schema of this version."""
+    settings = chosen(data_dir, database_url)
+    with database(settings) as urls:
+        prepare(urls.owner, settings, is_restored=restored)
+        prepare_login(urls)
+    typer.echo("The schema is up to date")
