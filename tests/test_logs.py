@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ import pytest
 
 from tests.support.harness import Cluster, owner_of
 from tests.support.processes import TOKEN, free_port, start, until_ready
+from upsert_svc.db import embedded
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 ADMIN = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": TOKEN}
@@ -144,18 +147,45 @@ async def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
     assert (code, err) == (0, "")
 
 
-_AWAY = """
-import logging
-from upsert_svc import logs
-logs.configure()
-try:
-    raise ConnectionRefusedError(111, "Connection refused")
-except OSError:
-    logging.getLogger("asyncpg.pool").warning("No connection for %s", "a pool", exc_info=True)
-"""
+@WORKERS
+async def test_a_database_that_goes_away_and_comes_back_is_a_line_each_of_a_process(
+    tmp_path: Path, workers: int
+) -> None:
+    with embedded.start(tmp_path / "data", durable=False) as server:
+        owner = {"MIGRATION_DATABASE_URL": server.url}
+        async with served(server.service_url, workers, **owner) as service:
+            postmaster = tmp_path / "data/cluster/data/postmaster.pid"
+            os.kill(int(postmaster.read_text().split()[0]), signal.SIGKILL)
+            for _ in range(16):
+                assert (await service.client.get("/api/v2/custom_objects")).status_code == 503
+                await asyncio.sleep(0.25)
+            with embedded.start(tmp_path / "data", durable=False):
+                await asyncio.sleep(5)  # for the workers that nobody asks
+                assert (await service.client.get("/api/v2/custom_objects")).status_code == 200
+    others = [line for line in service.err if "told 503" not in line]
+    said = rf"{TIME} WARNING upsert_svc\.db\.outages: The database is"
+    gone = [line for line in others if re.match(f"{said} out of reach: .", line)]
+    back = [line for line in others if re.match(rf"{said} back after \d", line)]
+    assert (len(gone), len(back), len(others)) == (workers, workers, 2 * workers), others
 
 
-async def test_a_pool_says_in_one_line_that_the_database_is_away() -> None:
-    _, _, err = await _ran(_AWAY)
-    said = r"WARNING asyncpg\.pool: No connection for a pool \(\[Errno 111\] Connection refused\)"
-    assert re.fullmatch(rf"{TIME} {said}\n", err)
+async def test_who_is_told_503_is_counted_in_the_log_by_reason(cluster: Cluster) -> None:
+    url = await cluster.new_database()
+    async with served(url, 1, WRITE_QUEUE="2", LOCK_TIMEOUT_SECONDS="0.3") as service:
+        car = {"custom_object": {"key": "car", "title": "Car"}}
+        assert (await service.client.post("/api/v2/custom_objects", json=car)).status_code == 201
+        async with owner_of(url) as owner, owner.transaction():
+            await owner.execute("lock table records in share row exclusive mode")
+            records = "/api/v2/custom_objects/car/records"
+            body = {"custom_object_record": {"name": "a"}}
+            answers = await asyncio.gather(
+                *(service.client.patch(f"{records}?external_id={n}", json=body) for n in range(12))
+            )
+            assert {answer.status_code for answer in answers} == {503}
+    reasons = {answer.json()["description"] for answer in answers}
+    assert "Too many writes are waiting" in reasons
+    for reason in reasons:
+        lines = [line for line in service.err if f"Requests were told 503 ({reason}): " in line]
+        told = sum(answer.json()["description"] == reason for answer in answers)
+        assert sum(int(line.partition("): ")[2].split()[0]) for line in lines) == told
+        assert len(lines) == min(told, 2)  # the first at once, and the rest at the end

@@ -21,7 +21,6 @@ def configure() -> None:
     others = _Handler(sys.stderr)
     others.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[others], force=True)
-    logging.getLogger("asyncpg.pool").addFilter(_without_traceback)
     requests = logging.getLogger(REQUESTS)
     requests.handlers = [_Handler(sys.stdout)]
     requests.setLevel(logging.INFO)
@@ -37,12 +36,28 @@ def _said(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    """A pool that tries to connect says so each time, while the database is away: in one line."""
-    if record.exc_info and record.exc_info[1] is not None:
-        record.msg, record.args = f"{record.getMessage()} ({record.exc_info[1]})", ()
-        record.exc_info = None
-    return True
+class Notice:
+    """A warning that is logged at once, and then with how often there was cause since, after a pause each.
+
+    The times are of any clock: the caller's.
+    """
+
+    def __init__(self, log: logging.Logger, message: str, pause: float) -> None:
+        self._log = log
+        self._message = message
+        self._pause = pause
+        self._count = 0
+        self._quiet_until = 0.0
+
+    def add(self, now: float) -> None:
+        self._count += 1
+        self.flush(now)
+
+    def flush(self, now: float) -> None:
+        if self._count and now >= self._quiet_until:
+            self._log.warning(f"{self._message} (since the last such line)", self._count)
+            self._count = 0
+            self._quiet_until = now + self._pause
 
 
 class _Handler(logging.StreamHandler[Any]):

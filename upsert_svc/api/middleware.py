@@ -15,10 +15,12 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from upsert_svc import logs
+from upsert_svc.api import health
 from upsert_svc.api.rate_limits import Limiter
 from upsert_svc.api.requests import Handler, known_principal, release_memory
 from upsert_svc.api.responses import error_response
-from upsert_svc.errors import InternalServerError, ServiceError
+from upsert_svc.api.unavailable import Unavailable
+from upsert_svc.errors import InternalServerError, ServiceError, ServiceUnavailable
 from upsert_svc.service import Service
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -56,11 +58,13 @@ class Middleware:
         self._fast_router = fast_router
         self._limiter = limiter
         self._log_requests = log_requests
+        self._unavailable = Unavailable()
         self.state.is_stopping = False
 
     def begin_stop(self) -> None:
         """The service is not ready any more; requests are answered as before."""
         self.state.is_stopping = True
+        self._unavailable.end()
 
     async def refuse_waiting(self) -> None:
         """Whoever's write still waits is told 503, and may come back."""
@@ -86,7 +90,7 @@ class Middleware:
             handle, send = await self._limiter.admit(handle, scope, send)
         if handle is not None:
             try:
-                response = await _answer_fast(handle, scope, receive, request_id)
+                response = await self._answer_fast(handle, scope, receive, request_id)
                 response.raw_headers.append((b"x-request-id", request_id))
                 await response(scope, receive, send)
             finally:
@@ -96,6 +100,19 @@ class Middleware:
             status = await self._routed(scope, receive, send, request_id)
         if self._log_requests:
             _requests.info(_line(scope, request_id, status, started))
+
+    async def _answer_fast(
+        self, handle: Handler, scope: Scope, receive: Receive, request_id: bytes
+    ) -> Response:
+        try:
+            return await handle(scope, receive)
+        except ServiceError as error:
+            if isinstance(error, ServiceUnavailable) and scope["path"] not in health.ENDPOINTS:
+                self._unavailable.add(error)
+            return error_response(error)
+        except Exception:
+            _log.exception("request %s failed", request_id.decode())
+            return error_response(InternalServerError())
 
     async def _routed(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> int:
         """Has Starlette answer; its status, 0 where nothing was sent."""
@@ -115,16 +132,6 @@ class Middleware:
             if not status:
                 await error_response(InternalServerError())(scope, receive, send_named)
         return status
-
-
-async def _answer_fast(handle: Handler, scope: Scope, receive: Receive, request_id: bytes) -> Response:
-    try:
-        return await handle(scope, receive)
-    except ServiceError as error:
-        return error_response(error)
-    except Exception:
-        _log.exception("request %s failed", request_id.decode())
-        return error_response(InternalServerError())
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection
 from typing import Protocol
 
+from upsert_svc import logs
 from upsert_svc.http.limits import LINGERING_CONNECTIONS, Limits
 
 TICK_SECONDS = 0.25
@@ -66,23 +67,11 @@ class Connection(Protocol):
         """The same, as the last answer."""
 
 
-class Notice:
-    """A warning that is logged at once, and then once a minute with how often there was cause since."""
+class Notice(logs.Notice):
+    """A notice that goes by ticks, once a minute."""
 
     def __init__(self, message: str) -> None:
-        self._message = message
-        self._count = 0
-        self._quiet_until = 0.0
-
-    def add(self, tick: int) -> None:
-        self._count += 1
-        self.flush(tick)
-
-    def flush(self, tick: float) -> None:
-        if self._count and tick >= self._quiet_until:
-            _log.warning(f"{self._message} (since the last such line)", self._count)
-            self._count = 0
-            self._quiet_until = tick + _LOG_TICKS
+        super().__init__(_log, message, _LOG_TICKS)
 
 
 class Admission:
