@@ -109,7 +109,9 @@ async def _cursor_key(settings: Settings, database: Database) -> bytes:
         reason = error.__cause__ or error
         if not isinstance(error, ServiceError) and not hasattr(error, "sqlstate"):
             raise
-        raise NotMigrated(f"{_NOT_MIGRATED}: {first_line(reason)}; has `upsert-svc migrate` been run on it?") from error
+        raise NotMigrated(
+            f"{_NOT_MIGRATED}: {first_line(reason)}; has `upsert-svc migrate` been run on it?"
+        ) from error
 
 
 async def _service_error(_request: Request, error: Exception) -> Response:

@@ -5,6 +5,7 @@ values than can be looked at in a moment: nobody else is served meanwhile.
 """
 
 import json
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
@@ -22,6 +23,7 @@ _DIGITS = bytes.maketrans(b"123456789.", b"0000000000")
 _LONG_NUMBER = b"0" * 100
 _WRAPPERS = ("custom_object_record", "custom_object_fields")  # around what places begin with
 _WHOLE_DIGITS = 30  # more than any whole number has that is taken anywhere
+_BRACKET = re.compile(rb"[][{}]")
 
 
 def parse(raw: bytes, *, around: int = 0) -> Any:
@@ -38,6 +40,7 @@ def parse(raw: bytes, *, around: int = 0) -> Any:
     try:
         value = _parsed(raw)
     except ValueError:
+        _refuse_deep_text(raw)
         value = _parsed_slowly(raw if around else raw.removeprefix(BOM_UTF8))  # which says what is wrong
     _refuse_depth(raw, value, DEPTH_LIMIT - around)
     if b"\\u" in raw or (len(raw) > RUN_LIMIT and not raw.isascii()):
@@ -98,8 +101,15 @@ def _parsed_slowly(raw: bytes) -> Any:
         raise BadRequest(f"The body is not valid JSON: {error.msg} at {where}") from None
     except ValueError as error:
         raise BadRequest(f"The body is not valid JSON: {error}") from None
-    except RecursionError:
-        raise too_deep() from None
+
+
+def _refuse_deep_text(raw: bytes) -> None:
+    """Counts what is open before anything is decoded: how deep a decoder can go differs between Pythons."""
+    depth = 0
+    for bracket in _BRACKET.findall(_without_text(raw)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEPTH_LIMIT:
+            raise too_deep()
 
 
 def require_utf8(raw: bytes) -> None:

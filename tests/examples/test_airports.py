@@ -1,4 +1,5 @@
 import csv
+import os
 from pathlib import Path
 
 import airportsdata
@@ -99,3 +100,9 @@ def test_the_file_reads_back_as_it_was_written(world: list[Airport], tmp_path: P
 
     with (tmp_path / "airports.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.DictReader(file)) == rows
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="elsewhere ps is part of the system")
+def test_the_memory_of_a_process_is_told_without_any_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert 10 < airports._resident_megabytes(os.getpid()) < 10_000

@@ -22,7 +22,9 @@ class Outages:
         now = time.monotonic()
         if self._since is None and now - self._told_at >= self._quiet_seconds:
             self._since = self._told_at = now
-            _log.warning("The database is out of reach: %s", first_line(error) or "it does not answer in time")
+            _log.warning(
+                "The database is out of reach: %s", first_line(error) or "it does not answer in time"
+            )
 
     def end(self) -> None:
         """A connection was made."""
