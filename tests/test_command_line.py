@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from tests.support.harness import Cluster
-from tests.support.processes import TOKEN, free_port, run, serving, start, start_in, until_ready
+from tests.support.processes import TOKEN, free_port, needs_curl, run, serving, start, start_in, until_ready
 from upsert_svc import database_urls
 from upsert_svc.settings import Settings
 
@@ -57,6 +57,7 @@ async def test_several_workers_share_one_embedded_server(tmp_path: Path) -> None
     assert not (tmp_path / "data" / "cluster" / "data" / "postmaster.pid").exists()
 
 
+@needs_curl
 async def test_the_demo_prints_requests_that_work_when_pasted_anywhere_and_no_token(tmp_path: Path) -> None:
     data = tmp_path / "it's data"
     elsewhere = tmp_path / "elsewhere"
@@ -591,13 +592,27 @@ def test_the_compose_file_passes_the_proxies_that_the_operator_names() -> None:
         assert re.search(rf"^#? ?{name}=", explained, re.MULTILINE), name
 
 
-async def test_the_object_of_ones_own_in_the_readme_is_made_by_its_lines(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text().partition("## An object of your own\n")[2]
-    async with serving("--data-dir", str(tmp_path / "data"), **ADMIN) as (client, _):
-        lines = text.split("```\n")[1].replace("http://127.0.0.1:8080", str(client.base_url).rstrip("/"))
+@needs_curl
+@pytest.mark.parametrize("where", ["make run", "compose"])
+async def test_the_object_of_ones_own_in_the_readme_is_made_by_its_lines(tmp_path: Path, where: str) -> None:
+    run_token, compose_token, lines = (
+        (ROOT / "README.md").read_text().partition("## An object of your own\n")[2].split("```\n")[1:6:2]
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/demo-token").write_text(TOKEN + "\n")
+    example = (ROOT / ".env.example").read_text()
+    (tmp_path / ".env").write_text(example.replace("BOOTSTRAP_TOKEN=", f"BOOTSTRAP_TOKEN='{TOKEN}'"))
+    async with serving("--data-dir", str(tmp_path / "other"), **ADMIN) as (client, _):
+        address = str(client.base_url).rstrip("/")
         pasted = await asyncio.create_subprocess_shell(
-            lines, stdout=asyncio.subprocess.PIPE, env=os.environ | {"TOKEN": TOKEN}
+            ({"make run": run_token, "compose": compose_token}[where] + lines).replace(
+                "http://127.0.0.1:8080", address
+            ),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=tmp_path,
         )
         out, _ = await asyncio.wait_for(pasted.communicate(), 30)
-    assert b'"count":1' in out or b'"name":"Emma"' in out
+    shown = out.decode().splitlines()[-1]
+    assert '"name":"Emma"' in shown
+    assert '"pages": 474' in shown or '"pages":474' in shown
     assert b'"error"' not in out

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from annotated_types import Ge, Le
 
 from upsert_svc import errors
 from upsert_svc.api import health
@@ -75,6 +76,23 @@ def test_every_setting_is_documented_with_its_earlier_name() -> None:
     for name in Settings.model_fields:
         earlier = [EARLIER_NAMES[name].upper()] if name in EARLIER_NAMES else []
         assert documented.get(name.upper()) == earlier, f"docs/operations.md on {name.upper()}"
+
+
+def _bounds(name: str) -> str | None:
+    """The least and the most value of a setting that is a number, as the table says them."""
+    field = Settings.model_fields.get(name.lower())
+    if field is None or field.annotation not in (int, float):
+        return None
+    least = next(one.ge for one in field.metadata if isinstance(one, Ge))
+    most = next(one.le for one in field.metadata if isinstance(one, Le))
+    return f"{least:.15g} to {most:.15g}"
+
+
+def test_every_number_is_documented_with_the_least_and_the_most_that_it_may_be() -> None:
+    for names, _, documented, _ in rows(section("docs/operations.md", "Settings")):
+        named = re.findall(r"`(\w+)`", names.partition("earlier")[0])
+        bounds = [one for name in named if (one := _bounds(name)) is not None]
+        assert documented == "; ".join(bounds if len(set(bounds)) > 1 else bounds[:1]), names
 
 
 def test_every_documented_setting_is_one() -> None:

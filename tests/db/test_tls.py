@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -17,6 +18,8 @@ from upsert_svc.db.pools import UnreachableDatabase, owner_transaction
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with a certificate of localhost, and its key beside it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed here")
     folder = tmp_path_factory.mktemp("tls")
     names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
     files = ("-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem"))

@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 _chance = random.SystemRandom()  # not that of the tests, whose seed may be the same in each worker
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed here")
 TOKEN = "a-token-of-the-bootstrap-of-32-characters"
 
 
