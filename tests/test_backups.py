@@ -22,6 +22,20 @@ EXPORT = "/api/v2/incremental/custom_objects/car/cursor"
 PATH, BACKUP, RESTORE, DUMP, RESTORE_DUMP = re.findall(
     r"^```sh\n(.*?)^```", section("docs/operations.md", "Backups"), re.MULTILINE | re.DOTALL
 )
+COMPOSE_DUMP, COMPOSE_RESTORE = re.findall(
+    r"^```sh\n(.*?)^```", section("docs/operations.md", "Backups with compose"), re.MULTILINE | re.DOTALL
+)
+# There is no Docker where tests run: the commands within the containers are run beside a server instead.
+_DOCKER = """
+docker() {
+    case "$*" in
+        "compose exec -T database "*) shift 4; "$@" -h "$SOCKETS" ;;
+        "compose run --rm service upsert-svc "*) shift 4; "$@" ;;
+        "compose stop service" | "compose up -d service") ;;
+        *) echo "not known: docker $*" >&2; return 1 ;;
+    esac
+}
+"""
 
 
 @pytest.fixture
@@ -62,6 +76,20 @@ async def export(client: httpx.AsyncClient, **query: str | int) -> tuple[list[st
     return [record["name"] for record in page["custom_object_records"]], page["after_cursor"]
 
 
+async def forget_role(url: str) -> None:
+    """Has a server be as a new one, without the role of the service and without its database."""
+    owner = await asyncpg.connect(url.replace("/upsert_svc?", "/postgres?"))
+    await owner.execute("drop database upsert_svc with (force)")
+    await owner.execute("drop role upsert_svc")
+    await owner.close()
+
+
+async def make_database(url: str) -> None:
+    owner = await asyncpg.connect(url.replace("/upsert_svc?", "/postgres?"))
+    await owner.execute("create database upsert_svc")
+    await owner.close()
+
+
 async def test_a_base_backup_is_restored_by_its_recipe_and_refuses_the_cursors_of_before(clone: Path) -> None:
     data = ("--data-dir", str(clone / "data"))
     async with serving(*data, **ADMIN) as (client, _):
@@ -90,11 +118,34 @@ async def test_a_dump_is_restored_by_its_recipe_on_a_server_without_the_role(clo
         _, cursor = await export(client, start_time=0)
     with embedded.start(clone / "other", durable=False) as server:
         new_url, owner_url = server.url, server.url.replace("/upsert_svc?", "/postgres?")
-        owner = await asyncpg.connect(owner_url)
-        await owner.execute("drop database upsert_svc")
-        await owner.execute("drop role upsert_svc")
-        await owner.close()
+        await forget_role(server.url)
         await paste(clone, RESTORE_DUMP, OWNER_URL=owner_url, NEW_URL=new_url)
         async with serving("--database-url", new_url) as (client, _):
+            assert (await export(client, start_time=0))[0] == ["kept"]
+            assert (await client.get(EXPORT, params={"cursor": cursor})).status_code == 400
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+async def test_a_dump_of_compose_is_restored_by_its_recipe_and_refuses_the_cursors_of_before(
+    clone: Path, is_new: bool
+) -> None:
+    sockets = str(clone / "data/cluster/run")
+    with embedded.start(clone / "data", durable=False) as server:
+        async with serving("--database-url", server.url, **ADMIN) as (client, _):
+            await make_cars(client)
+            await write(client, "kept")
+            await paste(clone, _DOCKER + COMPOSE_DUMP, SOCKETS=sockets)
+            await write(client, "lost")
+            _, cursor = await export(client, start_time=0)
+        if is_new:
+            await forget_role(server.url)
+            await make_database(server.url)
+        await paste(
+            clone,
+            _DOCKER + COMPOSE_RESTORE,
+            SOCKETS=str(clone / "data/cluster/run"),
+            UPSERT_SVC_DATABASE_URL=server.url,
+        )
+        async with serving("--database-url", server.url) as (client, _):
             assert (await export(client, start_time=0))[0] == ["kept"]
             assert (await client.get(EXPORT, params={"cursor": cursor})).status_code == 400

@@ -13,6 +13,7 @@ from upsert_svc.api import health
 from upsert_svc.api.routes import TABLE
 from upsert_svc.db import embedded
 from upsert_svc.errors import ServiceError
+from upsert_svc.jobs import worker
 from upsert_svc.settings import EARLIER_NAMES, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,14 @@ def test_every_setting_is_documented_with_its_earlier_name() -> None:
     for name in Settings.model_fields:
         earlier = [EARLIER_NAMES[name].upper()] if name in EARLIER_NAMES else []
         assert documented.get(name.upper()) == earlier, f"docs/operations.md on {name.upper()}"
+
+
+def test_the_sum_of_the_connections_of_a_worker_is_told() -> None:
+    settings, jobs = Settings(), worker.JOBS_AT_A_TIME + 1
+    pools = settings.pool_size + settings.pool_size // 2 + 2 + settings.batch_connections
+    assert f"at most these connections, {pools + jobs + 1} with" in section(
+        "docs/operations.md", "The database"
+    )
 
 
 def _bounds(name: str) -> str | None:

@@ -30,6 +30,8 @@ from upsert_svc.service import compose
 from upsert_svc.settings import Settings
 from upsert_svc.watchdog import Watchdog
 
+# as what it is no endpoint: an empty id behind it must not become a request for all
+_WITH_A_SLASH = "Not found: no path of the API ends with a slash"
 _NOT_MIGRATED = "The database is not as this version needs it"
 _NEW_OBJECTS = 10_000  # before the collector looks for cycles among them
 
@@ -123,5 +125,6 @@ async def _bug(_request: Request, _error: Exception) -> Response:
     return responses.error_response(InternalServerError())  # and the middleware logs it
 
 
-async def _http_exception(_request: Request, _error: Exception) -> Response:
-    return responses.error_response(InvalidEndpoint())
+async def _http_exception(request: Request, _error: Exception) -> Response:
+    is_slash_left = request.url.path.endswith("/")
+    return responses.error_response(InvalidEndpoint(_WITH_A_SLASH if is_slash_left else None))

@@ -1,6 +1,7 @@
 """The refusals that every endpoint shares, for each path and method of the route table."""
 
 import json
+from importlib.metadata import version
 from typing import Any
 
 import httpx
@@ -106,6 +107,15 @@ async def test_the_health_endpoints_answer_anyone_to_get_alone(service: Running,
         assert (await client.post(path)).status_code == 405
 
 
+async def test_the_bare_address_says_what_answers_here_to_anyone(service: Running) -> None:
+    async with httpx.AsyncClient(base_url=service.address, trust_env=False) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, answer.json()["name"]) == (200, "upsert-svc")
+        assert answer.json()["version"] == version("upsert_svc")
+        assert (await client.head("/")).status_code == 200
+        assert (await client.post("/")).status_code == 405
+
+
 @each(BODY_ENDPOINTS)
 async def test_a_body_of_another_media_type_is_refused(api: Api, place: Place, endpoint: Endpoint) -> None:
     before = await place.state(api)
@@ -195,8 +205,6 @@ async def test_every_writing_path_answers_with_the_json_suffix(api: Api) -> None
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
-        "/.json",
         "/api/v2",
         "/api/v2/",
         "/api/v3/custom_objects",
@@ -209,10 +217,9 @@ async def test_every_writing_path_answers_with_the_json_suffix(api: Api) -> None
 )
 async def test_a_path_of_no_endpoint_is_not_found(api: Api, path: str) -> None:
     response = await api.client.get(f"{api.running.address}{path}")
-    assert (response.status_code, response.json()) == (
-        404,
-        {"error": "InvalidEndpoint", "description": "Not found"},
-    )
+    assert response.status_code == 404
+    told = "Not found: no path of the API ends with a slash" if path.endswith("/") else "Not found"
+    assert response.json() == {"error": "InvalidEndpoint", "description": told}
 
 
 @pytest.mark.parametrize(

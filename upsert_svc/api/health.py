@@ -1,6 +1,7 @@
-"""Whether the process lives, and whether it can do its work. Open to everyone."""
+"""What answers here, whether the process lives, and whether it can do its work. Open to everyone."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope
@@ -8,6 +9,18 @@ from starlette.types import Receive, Scope
 from upsert_svc.api.requests import Handler
 from upsert_svc.api.responses import JsonResponse
 from upsert_svc.errors import ServiceUnavailable
+
+_ABOUT = {
+    "name": "upsert-svc",
+    "version": version("upsert_svc"),
+    "api": "/api/v2/custom_objects",
+    "documentation": "docs/api.md of the source, README.md to begin with",
+}
+
+
+async def about(_scope: Scope, _receive: Receive) -> Response:
+    """Answers who looks at the bare address, with a browser as a rule."""
+    return JsonResponse(_ABOUT)
 
 
 async def alive(_scope: Scope, _receive: Receive) -> Response:
@@ -23,4 +36,4 @@ async def ready(scope: Scope, _receive: Receive) -> Response:
     return JsonResponse({"status": "ok"})
 
 
-ENDPOINTS: Mapping[str, Handler] = {"/healthz": alive, "/readyz": ready}
+ENDPOINTS: Mapping[str, Handler] = {"/": about, "/healthz": alive, "/readyz": ready}
