@@ -593,6 +593,19 @@ def test_the_compose_file_passes_the_proxies_that_the_operator_names() -> None:
 
 
 @needs_curl
+async def test_the_request_that_the_contract_begins_with_works_when_pasted(tmp_path: Path) -> None:
+    text = (ROOT / "docs/api.md").read_text().partition("## A request\n")[2].split("```\n")[1]
+    async with serving("--data-dir", str(tmp_path / "data"), **ADMIN) as (client, _):
+        await make_cars(client)
+        lines = text.replace("http://127.0.0.1:8080", str(client.base_url).rstrip("/"))
+        pasted = await asyncio.create_subprocess_shell(
+            lines, stdout=asyncio.subprocess.PIPE, env=os.environ | {"TOKEN": TOKEN}
+        )
+        out, _ = await asyncio.wait_for(pasted.communicate(), 30)
+    assert out.count(b'"name":"Ada"') == 2
+
+
+@needs_curl
 @pytest.mark.parametrize("where", ["make run", "compose"])
 async def test_the_object_of_ones_own_in_the_readme_is_made_by_its_lines(tmp_path: Path, where: str) -> None:
     run_token, compose_token, lines = (
