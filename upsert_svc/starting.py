@@ -1,6 +1,7 @@
 """How the application starts under uvicorn: what keeps it from that is raised, and logged by nobody."""
 
 import asyncio
+from typing import Any
 
 from uvicorn.lifespan.on import LifespanOn
 
@@ -30,7 +31,7 @@ class Lifespan(LifespanOn):
             self.startup_event.set()
             self.shutdown_event.set()
 
-    async def send(self, message) -> None:  # type: ignore[no-untyped-def]
+    async def send(self, message: Any) -> None:
         """Passes by the traceback that Starlette makes of a failure; what it raises next says more."""
         if message["type"] != "lifespan.startup.failed":
             await super().send(message)

@@ -64,7 +64,6 @@ class Middleware:
     def begin_stop(self) -> None:
         """The service is not ready any more; requests are answered as before."""
         self.state.is_stopping = True
-        self._unavailable.end()
 
     async def refuse_waiting(self) -> None:
         """Whoever's write still waits is told 503, and may come back."""
@@ -78,7 +77,8 @@ class Middleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send)  # until the process is to end
+            self._unavailable.end()
             return
         started = time.perf_counter()
         request_id = _request_id(scope)

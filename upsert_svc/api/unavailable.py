@@ -23,15 +23,17 @@ class Unavailable:
 
     def add(self, error: ServiceUnavailable) -> None:
         loop = asyncio.get_running_loop()
-        reason = str(error) if len(self._notices) < _REASONS else _OTHER
-        if (notice := self._notices.get(reason)) is None:
-            words = reason.replace("%", "%%")
-            notice = self._notices[reason] = Notice(
-                _log, f"Requests were told 503 ({words}): %d", self._quiet_seconds
-            )
-        notice.add(loop.time())
+        self._notice(str(error)).add(loop.time())
         if self._timer is None:
             self._timer = loop.call_later(self._quiet_seconds, self._flush, None)
+
+    def _notice(self, reason: str) -> Notice:
+        if reason not in self._notices:
+            reason = reason if len(self._notices) < _REASONS else _OTHER
+        if (notice := self._notices.get(reason)) is None:
+            message = f"Requests were told 503 ({reason.replace('%', '%%')}): %d"
+            notice = self._notices[reason] = Notice(_log, message, self._quiet_seconds)
+        return notice
 
     def end(self) -> None:
         """Logs what was counted since the last lines."""
