@@ -156,12 +156,14 @@ async def test_a_database_that_goes_away_and_comes_back_is_a_line_each_of_a_proc
         async with served(server.service_url, workers, **owner) as service:
             postmaster = tmp_path / "data/cluster/data/postmaster.pid"
             os.kill(int(postmaster.read_text().split()[0]), signal.SIGKILL)
+            statuses = []
             for _ in range(16):
-                assert (await service.client.get("/api/v2/custom_objects")).status_code == 503
+                statuses.append((await service.client.get("/api/v2/custom_objects")).status_code)
                 await asyncio.sleep(0.25)
             with embedded.start(tmp_path / "data", durable=False):
                 await asyncio.sleep(5)  # for the workers that nobody asks
-                assert (await service.client.get("/api/v2/custom_objects")).status_code == 200
+                statuses.append((await service.client.get("/api/v2/custom_objects")).status_code)
+    assert statuses == [503] * 16 + [200], service.err
     others = [line for line in service.err if "told 503" not in line]
     said = rf"{TIME} WARNING upsert_svc\.db\.outages: The database is"
     gone = [line for line in others if re.match(f"{said} out of reach: .", line)]
