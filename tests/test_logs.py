@@ -47,6 +47,10 @@ async def served(url: str, workers: int, **settings: str) -> AsyncIterator[Serve
         async with httpx.AsyncClient(base_url=base_url, headers=headers, trust_env=False) as client:
             served = Served(client)
             await until_ready(client, process)
+            assert process.stdout is not None
+            while line := await asyncio.wait_for(process.stdout.readline(), 30):
+                if line.startswith(b"Serving"):  # by all workers
+                    break
             yield served
             process.send_signal(signal.SIGTERM)
             out, err = await asyncio.wait_for(process.communicate(), 30)
