@@ -168,7 +168,7 @@ async def test_a_database_that_goes_away_and_comes_back_is_a_line_each_of_a_proc
             with embedded.start(tmp_path / "data", durable=False):
                 await asyncio.sleep(5)  # for the workers that nobody asks
                 statuses.append((await service.client.get("/api/v2/custom_objects")).status_code)
-    assert statuses == [503] * 12 + [200], service.err
+    assert statuses == [503] * 12 + [200], "\n".join(service.err)
     others = [line for line in service.err if "told 503" not in line]
     said = rf"{TIME} WARNING upsert_svc\.db\.outages: The database is"
     gone = [line for line in others if re.match(f"{said} out of reach: .", line)]
