@@ -155,7 +155,7 @@ async def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
 async def test_a_database_that_goes_away_and_comes_back_is_a_line_each_of_a_process(
     tmp_path: Path, workers: int
 ) -> None:
-    with embedded.start(tmp_path / "data", durable=False) as server:
+    with embedded.start(tmp_path / "data") as server:
         owner = {"MIGRATION_DATABASE_URL": server.url}
         async with served(server.service_url, workers, **owner) as service:
             postmaster = tmp_path / "data/cluster/data/postmaster.pid"
@@ -165,7 +165,7 @@ async def test_a_database_that_goes_away_and_comes_back_is_a_line_each_of_a_proc
             for _ in range(12):
                 statuses.append((await service.client.get("/api/v2/custom_objects")).status_code)
                 await asyncio.sleep(0.25)
-            with embedded.start(tmp_path / "data", durable=False):
+            with embedded.start(tmp_path / "data"):
                 await asyncio.sleep(5)  # for the workers that nobody asks
                 statuses.append((await service.client.get("/api/v2/custom_objects")).status_code)
     assert statuses == [503] * 12 + [200], "\n".join(service.err)
