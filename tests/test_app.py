@@ -156,7 +156,7 @@ async def test_who_still_waits_when_the_time_to_stop_is_over_is_told_503(
     responses = [await each for each in waiting]
     assert [response.status_code for response in responses] == [503, 503]
     assert [response.headers["Retry-After"] for response in responses] == ["1", "1"]
-    assert not caplog.records
+    assert {record.name for record in caplog.records} == {"upsert_svc.api.unavailable"}, caplog.text
     await transaction.rollback()
     await api.client.aclose()
     await peer.close()
