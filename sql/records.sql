@@ -16,6 +16,11 @@ select t.field_key, find_record(:account_id, (select o.object_id from objects o
   from unnest(:field_keys::text[], :object_keys::text[], :bys::text[], :identifiers::text[])
        as t(field_key, object_key, by, identifier);
 
+-- name: without_unique_names
+-- Which objects have names that find no record, because they need not be unique.
+select key from objects
+ where account_id = :account_id and key = any(:object_keys::text[]) and deleted_at is null and not is_unique;
+
 -- name: show
 -- Records by their ids, whoever asked for each. They are looked up by their whole key; a join might be planned
 -- to read all records.

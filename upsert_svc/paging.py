@@ -94,17 +94,17 @@ class Cursors:
         return base64.urlsafe_b64encode(self._signature(scope, payload) + payload).decode().rstrip("=")
 
     def position(
-        self, scope: str, cursor: str, parameter: str = "page[after] or page[before]"
+        self, scope: str, cursor: str, parameter: str = "page[after] or page[before]", advice: str = ""
     ) -> tuple[Any, ...]:
-        """The position of a cursor. Raises BadRequest unless it was signed for this scope."""
+        """The position of a cursor. Raises BadRequest, with advice, unless it was signed for this scope."""
         try:
             padded = cursor[:_CURSOR_LIMIT].encode("ascii") + b"=" * (-len(cursor) % 4)
             signed = base64.b64decode(padded, altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
-            raise _bad_cursor(parameter) from None
+            raise _bad_cursor(parameter, advice) from None
         signature, payload = signed[:_SIGNATURE_BYTES], signed[_SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._signature(scope, payload)):
-            raise _bad_cursor(parameter)
+            raise _bad_cursor(parameter, advice)
         return tuple(orjson.loads(payload))
 
     def _signature(self, scope: str, payload: bytes) -> bytes:
@@ -126,5 +126,5 @@ def count_fitting(rows: Sequence[Item], size: int, bytes_of: Callable[[Item], in
     return count
 
 
-def _bad_cursor(parameter: str) -> BadRequest:
-    return BadRequest(f"{parameter} is not a cursor of this listing")
+def _bad_cursor(parameter: str, advice: str) -> BadRequest:
+    return BadRequest(f"{parameter} is not a cursor of this listing{advice}")

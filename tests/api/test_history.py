@@ -426,5 +426,7 @@ async def test_a_cursor_is_refused_after_a_dump_was_restored(cluster: Cluster) -
                 await owner.execute("insert into changes select * from dropped")
                 await owner.execute("grant select, insert, delete on changes to upsert_svc")
             url = f"/incremental/custom_objects/{key}/cursor"
-            assert (await api.client.get(url, params={"cursor": cursor})).status_code == 400
+            refusal = await api.client.get(url, params={"cursor": cursor})
+            assert refusal.status_code == 400
+            assert refusal.json()["description"].endswith("begin anew with start_time")
             await export(api, key)

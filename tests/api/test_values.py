@@ -124,8 +124,17 @@ async def test_names_that_need_not_be_unique_name_no_target(api: Api) -> None:
     key = await api.new_object(
         {"key": "to", "type": "lookup", "relationship_target_type": f"zen:custom_object:{target}"}
     )
-    refused = await api.create(key, name="x", custom_object_fields={"to": "name:Ford"})
-    assert list(problems_of(refused)) == ["to"]
+    said = (
+        f"to names a record of {target} by its name, which finds none as names need not be unique there: "
+        "give its id or external_id:X, or turn is_unique of standard::name on"
+    )
+    for named in ("name:Ford", "name:none"):
+        refused = await api.create(key, name="x", custom_object_fields={"to": named})
+        assert problems_of(refused) == {"to": [said]}
+        (problem,) = refused.json()["details"]["to"]
+        assert problem["error"] == "NameNotUnique"
+    job = await api.finished_job(key, "create", [{"name": "x", "custom_object_fields": {"to": "name:Ford"}}])
+    assert [error["detail"] for error in job["results"][0]["errors"]] == [said]
 
 
 async def test_a_lookup_outlives_its_target(api: Api) -> None:

@@ -23,6 +23,7 @@ EXPORT_SIZE_LIMIT = 1000
 # makes pages short and not slow.
 _SCANNED_PER_RECORD = 10
 _ORDERS = {"": False, "id": False, "created_at": False, "-id": True, "-created_at": True}
+_BEGIN_ANEW = "; one given before the database was restored is none either: begin anew with start_time"
 _SQL = statements.load("history")
 
 
@@ -126,7 +127,8 @@ class History:
             timeline = await connection.fetchval(*_SQL.timeline())
             scope = f"changes {principal.account_id} {definition.object_id} {timeline}"
             if request.cursor:
-                position = _Position._make(self._cursors.position(scope, request.cursor, "cursor"))
+                signed = self._cursors.position(scope, request.cursor, "cursor", _BEGIN_ANEW)
+                position = _Position._make(signed)
             else:
                 since = datetime.fromtimestamp(request.start_time, UTC)
                 first = await connection.fetchval(*_SQL.first_since(**place, since=since))

@@ -12,7 +12,7 @@ from upsert_svc.accounts.tokens import Principal
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Connection, Connections, Database, Row
 from upsert_svc.definitions.compiled import DEFINITION_ATTEMPTS, Definition, Definitions, keeps_changing
-from upsert_svc.definitions.field_types import lookup_identifier
+from upsert_svc.definitions.field_types import LookupBy, lookup_identifier
 from upsert_svc.definitions.operands import is_record_id
 from upsert_svc.definitions.validator import dumped
 from upsert_svc.errors import PreconditionFailed, Problem, RecordInvalid, RecordNotFound
@@ -177,12 +177,33 @@ async def resolve_lookups(
                 identifiers=[identifier for _, identifier in lookups.values()],
             )
         )
-    found = {row["field_key"]: row["record_id"] for row in rows}
-    if missing := [key for key, record_id in found.items() if record_id is None]:
-        raise RecordInvalid(
-            {key: [Problem(f"{key} names a record that does not exist", "RecordNotFound")] for key in missing}
-        )
+        found = {row["field_key"]: row["record_id"] for row in rows}
+        if missing := {key: lookups[key] for key, record_id in found.items() if record_id is None}:
+            raise RecordInvalid(await _why_missing(connection, definition, missing))
     return validated.write._replace(patch=dumped(validated.values | found))
+
+
+async def _why_missing(
+    connection: Connection, definition: Definition, missing: Mapping[str, tuple[LookupBy, str]]
+) -> dict[str, list[Problem]]:
+    """What is wrong with lookups that found no record."""
+    targets = {key: definition.lookup_targets[key] for key, (by, _) in missing.items() if by == "name"}
+    rows = await connection.fetch(
+        *_SQL.without_unique_names(account_id=definition.account_id, object_keys=list(targets.values()))
+    )
+    without_unique_names = {row["key"] for row in rows}
+    problems = {
+        key: Problem(f"{key} names a record that does not exist", "RecordNotFound") for key in missing
+    } | {
+        key: Problem(
+            f"{key} names a record of {target} by its name, which finds none as names need not be unique "
+            "there: give its id or external_id:X, or turn is_unique of standard::name on",
+            "NameNotUnique",
+        )
+        for key, target in targets.items()
+        if target in without_unique_names
+    }
+    return {key: [problem] for key, problem in problems.items()}
 
 
 def find(definition: Definition, identifier: Identifier) -> tuple[object, ...]:
