@@ -160,6 +160,10 @@ async def test_migrate_says_when_there_is_nothing_to_do(cluster: Cluster) -> Non
     url = await cluster.new_database(empty=True)
     assert "Applied migration" in (await run("migrate", "--database-url", url))[1]
     assert (await run("migrate", DATABASE_URL=url))[1] == "The schema is up to date\n"
+    assert (await run("migrate", "--restored", DATABASE_URL=url))[1] == (
+        "The schema is up to date\n"
+        "Cursors of incremental exports that were given before are refused from now on\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,6 +195,8 @@ async def test_migrate_says_when_there_is_nothing_to_do(cluster: Cluster) -> Non
         (("migrate",), {"BOOTSTRAP_EMAIL": "a@b.c", "BOOTSTRAP_TOKEN": "short"}, "BOOTSTRAP_TOKEN"),
         (("migrate",), {"RATE_LIMIT_TOKEN": "5/fortnight"}, "RATE_LIMIT_TOKEN: must be"),
         (("serve", "--port", "x"), {}, "--port"),
+        (("serve", "--show-token"), {}, "--show-token prints the token of the demo: it belongs to --demo"),
+        (("export", "car", "--output", "."), {}, ". is a directory; --output names a file"),
     ],
 )
 async def test_an_operators_mistake_is_a_message_and_no_traceback(
@@ -204,13 +210,88 @@ async def test_an_operators_mistake_is_a_message_and_no_traceback(
     assert "short" not in err
 
 
+TOKENS = (("token", "list"), ("token", "revoke", "1"))
+A_CREATION = ("token", "create", "--email", "a@x", "--role", "admin")
+
+
+async def _without_traceback(*arguments: str, **settings: str) -> str:
+    """The one line that a command ends with that cannot be carried out."""
+    code, out, err = await run(*arguments, **settings)
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err
+
+
+async def _fetch(url: str, sql: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(url)
+    try:
+        return list(await connection.fetch(sql))
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("arguments", TOKENS)
+async def test_tokens_of_a_database_that_was_never_migrated_are_one_line(
+    cluster: Cluster, arguments: tuple[str, ...]
+) -> None:
+    url = await cluster.new_database(empty=True)
+    said = await _without_traceback(*arguments, "--database-url", url)
+    assert said.startswith("The database was never migrated: run `upsert-svc migrate`")
+    await _fetch(url, "create table tokens (id integer)")
+    assert await _without_traceback(*arguments, DATABASE_URL=url) == said
+
+
+@pytest.mark.parametrize("arguments", [("serve", "--port", "0"), ("work",), ("migrate",), A_CREATION])
+@pytest.mark.parametrize(
+    "table", ["tokens (id integer)", "schema_migrations (version text)"], ids=lambda table: table.split()[0]
+)
+async def test_a_database_of_something_else_is_refused_in_one_line_and_left_as_it_is(
+    cluster: Cluster, arguments: tuple[str, ...], table: str
+) -> None:
+    url = await cluster.new_database(empty=True)
+    await _fetch(url, f"create table {table}")
+    said = await _without_traceback(*arguments, DATABASE_URL=url)
+    assert said.startswith("The database has something else in it (")
+    assert said.endswith("): name one that is empty, or was made by this service\n")
+    there = await _fetch(url, "select relname from pg_class where relnamespace = 'public'::regnamespace")
+    assert [row["relname"] for row in there] == [table.split()[0]]
+
+
+@pytest.mark.parametrize("arguments", [*TOKENS, A_CREATION, ("migrate", "--restored")])
+async def test_a_command_on_what_is_there_makes_no_data_directory(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    for missing in (tmp_path / "missing", tmp_path):
+        said = await _without_traceback(*arguments, "--data-dir", str(missing))
+        assert said == (
+            f"There is no database in the data directory {missing}: name its directory with --data-dir or "
+            "UPSERT_SVC_DATA_DIR; `upsert-svc serve` and `migrate` make one\n"
+        )
+    assert os.listdir(tmp_path) == []
+
+
+async def test_tokens_are_made_listed_and_revoked_in_a_data_directory_that_migrate_made(
+    tmp_path: Path,
+) -> None:
+    data_dir = ("--data-dir", str(tmp_path / "data"))
+    assert (await run("migrate", *data_dir))[0] == 0
+    code, _, err = await run(*A_CREATION, *data_dir)
+    told = re.search(r"Token (\d+) ", err)
+    assert code == 0
+    assert told is not None
+    assert f"│ {told[1]} " in (await run("token", "list", *data_dir))[1]
+    assert (await run("token", "revoke", told[1], *data_dir))[0] == 0
+
+
 async def test_settings_of_all_commands_may_be_set_for_each() -> None:
     settings = {"URL": "http://h", "TOKEN": "t", "LANES": "1", "DATABASE_URL": "postgresql://u@127.0.0.1:1/d"}
     assert "Cannot connect" in (await run("migrate", **settings))[2]
 
 
-async def test_the_version_is_told() -> None:
-    assert await run("--version") == (0, f"upsert-svc {version('upsert_svc')}\n", "")
+@pytest.mark.parametrize("option", ["--version", "-V"])
+async def test_the_version_is_told(option: str) -> None:
+    assert await run(option) == (0, f"upsert-svc {version('upsert_svc')}\n", "")
 
 
 async def test_help_tells_defaults_and_settings() -> None:

@@ -41,7 +41,7 @@ def _tell_version(is_asked: bool) -> None:
 @app.callback()
 def every_command(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version")
+        bool, typer.Option("--version", "-V", callback=_tell_version, is_eager=True, help="Tell the version")
     ] = False,
 ) -> None:
     if "--help" not in sys.argv and (slips := all_settings.unknown(_OF_COMMANDS)):

@@ -13,7 +13,7 @@ from upsert_svc.db import roles, statements
 from upsert_svc.db.pools import Connection, owner_connection, owner_transaction
 from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.jobs import job_queue
-from upsert_svc.mistakes import Mistake
+from upsert_svc.mistakes import Mistake, first_line
 from upsert_svc.settings import Settings
 
 CURSOR_KEY = "cursors"
@@ -28,6 +28,13 @@ create table if not exists schema_migrations (
     digest     text not null,
     applied_at timestamptz not null default now()
 )"""
+
+# others call their own ledgers so
+_HAS_LEDGER = """
+select count(*) = 3 from pg_attribute
+ where attrelid = to_regclass('schema_migrations') and attname in ('name', 'digest', 'applied_at')"""
+# names that are taken (42P07, 42710, 42723), or are something else
+_CLASHES = {"42P07", "42710", "42723", "42703", "42809", "42P13"}
 
 # A dump that was restored into another cluster brings transaction ids that this one has yet to reach. All
 # that came along counts as older than whatever is written from now on: '3' is the first of every cluster.
@@ -80,13 +87,16 @@ async def migrate(url: str, *, is_restored: bool = False) -> list[str]:
         _require_version(connection)
         await _require_rights(connection)
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
-        await connection.execute(_CREATE_LEDGER)
-        await _require_known_steps(connection)
-        await roles.ensure_role(connection)
-        await roles.require_grants(connection)
-        applied = await _apply_schema(connection)
-        applied += [_name_of(file) for file in functions() if await _apply_functions(connection, file)]
-        await _require_known_types(connection)
+        is_ours = await _is_migrated(connection)
+        try:
+            applied = await _apply_all(connection)
+        except Exception as error:
+            if is_ours or getattr(error, "sqlstate", None) not in _CLASHES:
+                raise
+            raise MigrationError(
+                f"The database has something else in it ({first_line(error)}): name one that is empty, or "
+                "was made by this service"
+            ) from error
         if await connection.fetchval(_ARE_CHANGES_AHEAD):
             await connection.execute(_REBASE)
         await _begin_life(connection, is_restored=is_restored)
@@ -97,6 +107,21 @@ async def migrate(url: str, *, is_restored: bool = False) -> list[str]:
             await connection.execute("select pg_advisory_lock($1)", _LOCK)  # until the connection is closed
             await job_queue.upgrade(connection)
     return applied
+
+
+async def require_migrated(connection: Connection) -> None:
+    """Raises MigrationError where the database has never been brought to any version's schema."""
+    if not await _is_migrated(connection):
+        raise MigrationError(
+            "The database was never migrated: run `upsert-svc migrate`, or `upsert-svc serve`, on it first, "
+            "or name the one that is served"
+        )
+
+
+async def _is_migrated(connection: Connection) -> bool:
+    if not await connection.fetchval(_HAS_LEDGER):
+        return False
+    return await connection.fetchval("select exists (select from schema_migrations)") is True
 
 
 async def bootstrap(url: str, settings: Settings) -> list[str]:
@@ -178,6 +203,17 @@ async def _require_known_types(connection: Connection) -> None:
     if allowed != FIELD_TYPES.keys():
         differing = ", ".join(sorted(allowed ^ FIELD_TYPES.keys()))
         raise MigrationError(f"The database and this version have different field types: {differing}")
+
+
+async def _apply_all(connection: Connection) -> list[str]:
+    await connection.execute(_CREATE_LEDGER)
+    await _require_known_steps(connection)
+    await roles.ensure_role(connection)
+    await roles.require_grants(connection)
+    applied = await _apply_schema(connection)
+    applied += [_name_of(file) for file in functions() if await _apply_functions(connection, file)]
+    await _require_known_types(connection)
+    return applied
 
 
 async def _apply_schema(connection: Connection) -> list[str]:

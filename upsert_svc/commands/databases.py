@@ -31,12 +31,17 @@ class Urls(NamedTuple):
 
 
 @contextlib.contextmanager
-def database(settings: Settings, *, is_watched: bool = False) -> Iterator[Urls]:
-    """The database that is set, else that of the embedded server, which runs meanwhile."""
+def database(settings: Settings, *, is_watched: bool = False, must_exist: bool = False) -> Iterator[Urls]:
+    """The database that is set, else that of the embedded server, which runs meanwhile.
+
+    `must_exist`: a data directory that has none yet is a slip, and none is made in it (EmbeddedError).
+    """
     owner_url = settings.owner_url
     if (url := settings.service_url) is not None:
         yield Urls(url, owner_url or url)
         return
+    if must_exist:
+        embedded.require_cluster(settings.data_dir)
     with embedded.start(settings.data_dir) as server:
         server.let_workers_hold()
         with server.watched() if is_watched else contextlib.nullcontext():

@@ -12,7 +12,7 @@ import typer
 
 from upsert_svc import demo, logs, server
 from upsert_svc.commands.databases import Urls, chosen, database, prepare, prepare_login
-from upsert_svc.commands.options import DatabaseUrl, DataDir
+from upsert_svc.commands.options import DatabaseUrl, DataDir, fail
 from upsert_svc.db import roles
 from upsert_svc.jobs import worker
 from upsert_svc.settings import Settings
@@ -32,6 +32,8 @@ def serve(
     ] = False,
 ) -> None:
     """Migrates the database, makes the bootstrap admin, and answers requests until stopped."""
+    if show_token and not with_demo:
+        fail("--show-token prints the token of the demo: it belongs to --demo")
     logs.configure()
     settings = chosen(data_dir, database_url)
     # Ctrl-C and SIGTERM both unwind to here, so that the embedded server is stopped.
@@ -100,7 +102,9 @@ def migrate(
 ) -> None:
     """Brings the database to the schema of this version."""
     settings = chosen(data_dir, database_url)
-    with database(settings) as urls:
+    with database(settings, must_exist=restored) as urls:
         prepare(urls.owner, settings, is_restored=restored)
         prepare_login(urls)
     typer.echo("The schema is up to date")
+    if restored:
+        typer.echo("Cursors of incremental exports that were given before are refused from now on")

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from upsert_svc import migrations
 from upsert_svc import settings as all_settings
 from upsert_svc.accounts import tokens
 from upsert_svc.commands.databases import chosen, database, prepare
@@ -51,7 +52,7 @@ def create_token(
             return await tokens.issue(connection, account=account, email=email, role=role.value, name=name)
 
     settings = chosen(data_dir, database_url)
-    with database(settings) as urls:
+    with database(settings, must_exist=True) as urls:
         prepare(urls.owner, settings, is_aside=True)
         issued = asyncio.run(create(urls.owner))
     if issued.earlier_role not in (None, issued.role):
@@ -71,10 +72,11 @@ def list_tokens(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> N
 
     async def listed(url: str) -> list[tokens.TokenListing]:
         async with owner_transaction(url) as connection:
+            await migrations.require_migrated(connection)
             return await tokens.list_all(connection)
 
     table = Table("id", "account", "user", "e-mail", "role", "name", "ends in", "created", "revoked")
-    with database(chosen(data_dir, database_url)) as urls:
+    with database(chosen(data_dir, database_url), must_exist=True) as urls:
         for item in asyncio.run(listed(urls.owner)):
             revoked = f"{item.revoked_at:%Y-%m-%d %H:%M}" if item.revoked_at else ""
             created = f"{item.created_at:%Y-%m-%d %H:%M}"
@@ -97,9 +99,10 @@ def revoke_token(
 
     async def revoke(url: str) -> bool:
         async with owner_transaction(url) as connection:
+            await migrations.require_migrated(connection)
             return await tokens.revoke(connection, account=account, token_id=token_id)
 
-    with database(chosen(data_dir, database_url)) as urls:
+    with database(chosen(data_dir, database_url), must_exist=True) as urls:
         if not asyncio.run(revoke(urls.owner)):
             fail(f"Account {account} has no token {token_id} that is not revoked")
     typer.echo(f"Token {token_id} is revoked")

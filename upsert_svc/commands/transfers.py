@@ -73,6 +73,8 @@ def export_records(
 
     Exits with 0 when all were written, 1 when the export could not be done, and FILE is then as it was.
     """
+    if output is not None and output.is_dir():
+        fail(escaped(f"{output} is a directory; --output names a file"))
     options = exporting.Options(Target(object_key, url, token), _CELL_KINDS, output, format_, filter_)
     try:
         summary = exporting.run(options)

@@ -31,6 +31,7 @@ __all__ = [
     "EmbeddedError",
     "Server",
     "hold",
+    "require_cluster",
     "start",
 ]
 HELD_VARIABLE = "UPSERT_SVC_EMBEDDED_DATA_DIR"  # from a process that serves to its workers
@@ -105,6 +106,15 @@ def start(data_dir: Path, *, durable: bool = True) -> Server:
         except BaseException:
             home.leave(reference)
             raise
+
+
+def require_cluster(data_dir: Path) -> None:
+    """Raises EmbeddedError where `start` would make a cluster, instead of making one."""
+    if not Home.at(data_dir).may_have_cluster():
+        raise EmbeddedError(
+            f"There is no database in the data directory {data_dir.absolute()}: name its directory with "
+            "--data-dir or UPSERT_SVC_DATA_DIR; `upsert-svc serve` and `migrate` make one"
+        )
 
 
 def hold() -> IO[bytes] | None:

@@ -80,6 +80,13 @@ class Home:
     def lock(self, name: str) -> IO[bytes]:
         return os.fdopen(os.open(self.data_dir / name, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
 
+    def may_have_cluster(self) -> bool:
+        """Whether there is a cluster, or this user may not look: the start says so then."""
+        try:
+            return (self.pgdata / "PG_VERSION").exists()
+        except OSError:
+            return True
+
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         """Make the directory ours; then one process at a time starts or stops the server."""
