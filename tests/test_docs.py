@@ -12,6 +12,7 @@ from upsert_svc import errors
 from upsert_svc.api import health
 from upsert_svc.api.routes import TABLE
 from upsert_svc.db import embedded
+from upsert_svc.definitions import currencies
 from upsert_svc.errors import ServiceError
 from upsert_svc.jobs import worker
 from upsert_svc.settings import EARLIER_NAMES, Settings
@@ -156,6 +157,12 @@ def test_every_operation_of_the_contract_is_a_route() -> None:
     operations |= {("GET", path) for path in health.ENDPOINTS}
     for method, path in DOCUMENTED:
         assert any((method, route) in operations for route in _matching(path)), f"{method} {path}"
+
+
+def test_the_currencies_that_were_withdrawn_and_are_taken_are_named() -> None:
+    named = re.search(r"withdrawn lately \(([^)]+)\)", section("docs/api.md", "Field types"))
+    assert named is not None
+    assert set(re.findall(r"[A-Z]{3}", named[1])) == currencies.WITHDRAWN
 
 
 # Errors

@@ -650,3 +650,26 @@ async def test_agents_read_fields_and_do_not_write_them(api: Api, agent: Api) ->
     assert (await agent.client.put(path(key, "reorder"), json={"field_ids": []})).status_code == 403
     assert (await agent.client.delete(path(key, "f"))).status_code == 403
     assert (await field(api, key, "f"))["title"] == "f"
+
+
+async def test_the_key_of_a_field_counts_in_its_own_case_everywhere(api: Api) -> None:
+    key = await api.new_object({"key": "Pages", "type": "integer"}, {"key": "pages", "type": "text"})
+    record = record_of(await api.create(key, name="x", custom_object_fields={"Pages": 1, "pages": "one"}))
+    assert record["custom_object_fields"] == {"Pages": 1, "pages": "one"}
+    for named, kind in (("Pages", "integer"), ("pages", "text")):
+        shown = await api.client.get(f"/custom_objects/{key.upper()}/fields/{named}")
+        assert shown.json()["custom_object_field"]["type"] == kind
+    assert (await api.client.get(f"/custom_objects/{key}/fields/PAGES")).status_code == 404
+
+
+async def test_another_key_type_or_target_is_ignored_and_told(api: Api) -> None:
+    key = await api.new_object({"key": "pages", "type": "integer"})
+    sent = {"key": "leaves", "type": "text", "relationship_target_type": "zen:user"}
+    answer = await api.client.patch(f"/custom_objects/{key}/fields/pages", json={"custom_object_field": sent})
+    assert answer.status_code == 200
+    assert answer.json()["custom_object_field"]["type"] == "integer"
+    for name in sent:
+        assert f'"{name}"' in answer.headers["X-Zendesk-API-Warn"]
+    answer = await api.client.patch(f"/custom_objects/{key}", json={"custom_object": {"key": "leaf"}})
+    assert answer.json()["custom_object"]["key"] == key
+    assert '"key"' in answer.headers["X-Zendesk-API-Warn"]

@@ -541,3 +541,11 @@ async def test_another_account_cannot_see_write_or_delete_a_record(api: Api, str
         assert (response.status_code, response.content) == (404, missing.content)
     assert (await stranger.upsert(key, {}, name="Ford")).headers["Upsert-Result"] == "created"
     assert await api.records(key) == [record]
+
+
+@pytest.mark.parametrize("blank", [" ", "  ", "\u200b"])
+async def test_an_external_id_of_blanks_alone_is_one_as_any_other(api: Api, blank: str) -> None:
+    key = await api.new_object()
+    made = record_of(await api.upsert(key, {"name": "x"}, external_id=blank))
+    assert made["external_id"] == blank
+    assert record_of(await api.upsert(key, {"name": "y"}, external_id=blank))["id"] == made["id"]

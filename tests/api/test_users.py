@@ -38,6 +38,9 @@ async def test_the_user_is_the_one_that_records_are_written_by(api: Api, agent: 
         written = (await who.create(key, name=role)).json()["custom_object_record"]
         assert written["created_by_user_id"] == str(user["id"])
         assert user["role"] == role
+        is_admin = role == "admin"
+        by_role = (user["moderator"], user["report_csv"], user["role_type"])
+        assert by_role == (is_admin, is_admin, 4 if is_admin else 0)
 
 
 @pytest.mark.parametrize("credential", [{}, {"Authorization": "Bearer nobody's"}])

@@ -200,3 +200,26 @@ async def test_a_record_of_32_kilobytes_is_taken_and_a_larger_one_refused(api: A
     refused = problems_of(await api.create(key, name="r", custom_object_fields={"f": "x" * (room + 1)}))
     assert list(refused) == ["base"]
     problems_of(await api.create(key, name="r", custom_object_fields={"f": "é" * (room // 2 + 1)}))
+
+
+@pytest.mark.parametrize("kind", ["json", "decimal", "currency", "integer"])
+async def test_zeros_at_the_end_of_a_number_are_kept_and_a_change_but_of_an_integer(
+    api: Api, kind: str
+) -> None:
+    currency = {"properties": {"currency": "USD"}} if kind == "currency" else {}
+    key = await api.new_object({"key": "value", "type": kind, **currency})
+    stored = "1"
+    await api.upsert(key, {"name": "x", "custom_object_fields": {"value": 1}}, external_id="v1")
+    for sent, spelt in [
+        ("1.0", "1.0"),
+        ("1.00", "1.00"),
+        ("1", "1"),
+        ("1e0", "1"),
+        ("100", "100"),
+        ("1e2", "100"),
+    ]:
+        answer = await write(api, key, "value", sent)
+        kept = spelt if kind != "integer" else spelt.partition(".")[0]
+        assert f'"value": {kept}}}' in answer.text
+        assert answer.headers["Upsert-Result"] == ("unchanged" if kept == stored else "updated")
+        stored = kept
