@@ -599,6 +599,8 @@ async def test_of_rows_with_one_key_the_later_wins(api: Api, tmp_path: Path) -> 
     ("text", "key", "said"),
     [
         ("external_id,name,wheels,doors\n", "external_id", "Unknown columns: wheels, doors"),
+        ("external_id,Name, wheels\n", "external_id", "; write name for Name, because columns count"),
+        ("EXTERNAL_ID,name\n", "external_id", "it has EXTERNAL_ID, name; write external_id for EXTERNAL_ID"),
         ("external_id,name,name\n", "external_id", "names name more than once"),
         ("name\nAda\n", "external_id", "no column external_id"),
         ("", "external_id", "no header"),

@@ -225,12 +225,26 @@ def _header(lines: _Lines, definition: TargetDefinition) -> list[str]:
         )
         raise TransferFailed(
             f"The header has no column {_quoted(definition.key)}; it has {', '.join(columns)}{hint}"
+            f"{_meant(header, definition)}"
         )
     if unknown := [_quoted(column) for column in header if definition.problem(column)]:
         raise TransferFailed(
             f"Unknown columns: {', '.join(unknown)}; {definition.object_key} has no such fields"
+            f"{_meant(header, definition)}"
         )
     return header
+
+
+def _meant(header: Sequence[str], definition: TargetDefinition) -> str:
+    """A hint at unknown columns that are known in another case, or without the blanks around them."""
+    known = (*definition.kinds, *STANDARD_COLUMNS, definition.key)
+    by_letters = {name.strip().casefold(): name for name in known}
+    meant = [
+        f"{by_letters[letters]} for {_quoted(column)}"
+        for column in header
+        if definition.problem(column) and (letters := column.strip().casefold()) in by_letters
+    ]
+    return f"; write {', '.join(meant)}, because columns count as they are written" if meant else ""
 
 
 def _quoted(column: str) -> str:
