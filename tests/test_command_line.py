@@ -303,6 +303,13 @@ async def test_help_tells_defaults_and_settings() -> None:
         assert f"UPSERT_SVC_{name.upper()}" in out
 
 
+@pytest.mark.parametrize("command", [(), ("serve",), ("migrate",), ("token", "create"), ("import",)])
+async def test_help_names_no_type_of_an_option_that_takes_none(command: tuple[str, ...]) -> None:
+    shown = (await run(*command, "--help"))[1].splitlines()
+    typed = [line for line in shown if "<bool>" in line and "-completion" not in line]  # the library's own
+    assert [line.split()[1] for line in typed] == ["--help"]
+
+
 @every_count_of_workers
 async def test_a_start_at_a_database_that_lacks_something_is_one_line(cluster: Cluster, workers: str) -> None:
     url = await cluster.new_database()

@@ -10,7 +10,7 @@ from upsert_svc import settings as all_settings
 from upsert_svc.commands import roles as role_commands
 from upsert_svc.commands import serving, transfers
 from upsert_svc.commands import tokens as token_commands
-from upsert_svc.commands.options import fail
+from upsert_svc.commands.options import fail, flag
 from upsert_svc.db import embedded
 from upsert_svc.mistakes import line_of
 from upsert_svc.settings import Settings
@@ -41,7 +41,7 @@ def _tell_version(is_asked: bool) -> None:
 @app.callback()
 def every_command(
     _version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_tell_version, is_eager=True, help="Tell the version")
+        bool, flag("--version", "-V", callback=_tell_version, is_eager=True, help="Tell the version")
     ] = False,
 ) -> None:
     if "--help" not in sys.argv and (slips := all_settings.unknown(_OF_COMMANDS)):

@@ -1,6 +1,6 @@
 """Options that several commands take, and how a command ends that cannot be carried out."""
 
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -20,6 +20,11 @@ DatabaseUrl = Annotated[
 Token = Annotated[str, typer.Option(envvar="UPSERT_SVC_TOKEN", help="An API token", show_default=False)]
 Url = Annotated[str, typer.Option(envvar="UPSERT_SVC_URL", help="Where the service answers")]
 DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def flag(*names: str, help: str, **others: Any) -> Any:  # noqa: A002
+    """An option that is there or not, whose help names no type that one could write behind it."""
+    return typer.Option(*names, metavar="", help=help, **others)
 
 
 def fail(message: str) -> NoReturn:

@@ -12,7 +12,7 @@ import typer
 
 from upsert_svc import demo, logs, server
 from upsert_svc.commands.databases import Urls, chosen, database, prepare, prepare_login
-from upsert_svc.commands.options import DatabaseUrl, DataDir, fail
+from upsert_svc.commands.options import DatabaseUrl, DataDir, fail, flag
 from upsert_svc.db import roles
 from upsert_svc.jobs import worker
 from upsert_svc.settings import Settings
@@ -25,11 +25,9 @@ def serve(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     with_demo: Annotated[
-        bool, typer.Option("--demo", help="Make a token and an object to try, and show how")
+        bool, flag("--demo", help="Make a token and an object to try, and show how")
     ] = False,
-    show_token: Annotated[
-        bool, typer.Option("--show-token", help="Print the token of the demo, too")
-    ] = False,
+    show_token: Annotated[bool, flag("--show-token", help="With --demo: print its token, too")] = False,
 ) -> None:
     """Migrates the database, makes the bootstrap admin, and answers requests until stopped."""
     if show_token and not with_demo:
@@ -95,7 +93,7 @@ def work(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
 
 def migrate(
     restored: Annotated[
-        bool, typer.Option("--restored", help="The data are from a backup: refuse the cursors of exports")
+        bool, flag("--restored", help="The data are from a backup: refuse the cursors of exports")
     ] = False,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,

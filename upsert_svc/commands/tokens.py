@@ -15,7 +15,7 @@ from upsert_svc import migrations
 from upsert_svc import settings as all_settings
 from upsert_svc.accounts import tokens
 from upsert_svc.commands.databases import chosen, database, prepare
-from upsert_svc.commands.options import DatabaseUrl, DataDir, fail, require_text
+from upsert_svc.commands.options import DatabaseUrl, DataDir, fail, flag, require_text
 from upsert_svc.db.pools import owner_transaction
 
 app = typer.Typer(help="API tokens.", no_args_is_help=True)
@@ -32,7 +32,7 @@ def create_token(
     role: Annotated[Role, typer.Option(help="The user's role from now on")],
     name: Annotated[str, typer.Option(help="What the token is for")] = "",
     account: Annotated[str, typer.Option(help="The account, made if missing")] = tokens.DEFAULT_ACCOUNT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON")] = False,
+    as_json: Annotated[bool, flag("--json", help="Print all of it as JSON")] = False,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from upsert_svc.commands.options import DEFAULT_URL, Token, Url, fail
+from upsert_svc.commands.options import DEFAULT_URL, Token, Url, fail, flag
 from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.transfer import exporting, importing
 from upsert_svc.transfer.client import Target, TransferFailed, escaped
@@ -31,7 +31,7 @@ def import_file(
         typer.Option(help="Where refused rows are written", show_default="FILE.refused.ndjson"),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="A row is the whole record: what it leaves out becomes empty")
+        bool, flag("--replace", help="A row is the whole record: what it leaves out becomes empty")
     ] = False,
 ) -> None:
     """Sends each row of a file as an upsert; may be run again at any time.
