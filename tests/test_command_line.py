@@ -242,6 +242,15 @@ async def test_tokens_of_a_database_that_was_never_migrated_are_one_line(
     assert await _without_traceback(*arguments, DATABASE_URL=url) == said
 
 
+@pytest.mark.parametrize("arguments", TOKENS)
+async def test_tokens_by_the_login_of_the_service_are_one_line(
+    cluster: Cluster, arguments: tuple[str, ...]
+) -> None:
+    url = (await cluster.new_database()).replace("//upsert_owner@", "//upsert_svc@")
+    said = await _without_traceback(*arguments, DATABASE_URL=url)
+    assert said.startswith("upsert_svc may not look into the tables: set UPSERT_SVC_MIGRATION_DATABASE_URL")
+
+
 @pytest.mark.parametrize("arguments", [("serve", "--port", "0"), ("work",), ("migrate",), A_CREATION])
 @pytest.mark.parametrize(
     "table", ["tokens (id integer)", "schema_migrations (version text)"], ids=lambda table: table.split()[0]

@@ -110,7 +110,8 @@ async def migrate(url: str, *, is_restored: bool = False) -> list[str]:
 
 
 async def require_migrated(connection: Connection) -> None:
-    """Raises MigrationError where the database has never been brought to any version's schema."""
+    """Raises MigrationError where the database never had any version's schema, or is another role's."""
+    await _require_rights(connection, "look into the tables")
     if not await _is_migrated(connection):
         raise MigrationError(
             "The database was never migrated: run `upsert-svc migrate`, or `upsert-svc serve`, on it first, "
@@ -188,10 +189,10 @@ async def _require_known_steps(connection: Connection) -> None:
         )
 
 
-async def _require_rights(connection: Connection) -> None:
+async def _require_rights(connection: Connection, to_what: str = "migrate the database") -> None:
     if not await connection.fetchval("select has_schema_privilege(current_schema(), 'create')"):
         raise MigrationError(
-            f"{await connection.fetchval('select session_user::text')} may not migrate the database: "
+            f"{await connection.fetchval('select session_user::text')} may not {to_what}: "
             "set UPSERT_SVC_MIGRATION_DATABASE_URL to the URL of the role that owns it"
         )
 

@@ -81,9 +81,9 @@ class Home:
         return os.fdopen(os.open(self.data_dir / name, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
 
     def may_have_cluster(self) -> bool:
-        """Whether there is a cluster, or this user may not look: the start says so then."""
+        """Whether there is a cluster, or was one, or this user may not look: the start says so then."""
         try:
-            return (self.pgdata / "PG_VERSION").exists()
+            return (self.pgdata / "PG_VERSION").exists() or (self.data_dir / "server.lock").exists()
         except OSError:
             return True
 
