@@ -65,13 +65,20 @@ def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[
 DRY_RUN: Mapping[str, str] = {"dryrun": "dry_run"}
 _PARAMETERS: Mapping[str, str] = {**DRY_RUN, "strategy": "strategy", "dataonly": "dataOnly"}
 _LONGEST_SPELLING = 20
+_OTHER_STARTS = frozenset("abcefghijklmnopqrtuvwxyzABCEFGHIJKLMNOPQRTUVWXYZ")  # of keys that are no parameter
+_NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
+
+
+def letters_and_digits(name: str) -> str:
+    """What is left of a name where spellings of it are compared, in lower case."""
+    return _NEITHER_LETTER_NOR_DIGIT.sub("", name).lower()
 
 
 def require_no_parameter(keys: Iterable[str], parameters: Mapping[str, str] = _PARAMETERS) -> None:
     """Raises BadRequest for a key of a body that is a parameter of the query, in whatever spelling."""
     for key in keys:
-        if key[:1] in "dDsS" and len(key) <= _LONGEST_SPELLING:
-            name = parameters.get(key.lower().replace("_", "").replace("-", ""))
+        if key[:1] not in _OTHER_STARTS and len(key) <= _LONGEST_SPELLING:
+            name = parameters.get(letters_and_digits(key.partition("[")[0]))
             if name is not None:
                 raise BadRequest(f"{key} is not taken in the body: {name} belongs into the query")
 

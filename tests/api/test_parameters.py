@@ -30,6 +30,7 @@ from upsert_svc.api.parameters import (
     CURSOR,
     DRY_RUN,
     FILTERS,
+    FLAGS,
     IDENTIFIERS,
     PAGES,
     REPLACING,
@@ -38,11 +39,16 @@ from upsert_svc.api.parameters import (
 DRY_RUNS = [endpoint for endpoint in WRITE_ENDPOINTS if endpoint.operation.takes >= DRY_RUN]
 PAGED = [endpoint for endpoint in READ_ENDPOINTS if endpoint.operation.takes >= PAGES]
 OVERRIDES = ["X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method"]
-SPELLINGS = ["dryRun=true", "dry-run=true", "DRY_RUN=true", "Dry_Run=false", "dryrun", "dry_run[]=true"]
+SPELLINGS = [
+    "dryRun=true", "dry-run=true", "DRY_RUN=true", "Dry_Run=false", "dryrun", "dry_run[]=true",
+    "dry.run=true", "dry%20run=true", "dry+run=true", "dry_run[0]=true", "dry_run[true]", "dry_run[]",
+    "?dry_run=true", "?dry_run", "amp;dry_run=true", "%EF%BB%BFdry_run=true", "x;dry_run=true",
+    "x=1;dry_run=true", "x=1?dry_run=true", "x=;DryRun=1", "dry_run;x=1", "dry%E2%80%91run=true",
+]  # fmt: skip
 HARMLESS = (
     "locale=en&page=1&per_page=100&page_size=100&sort=&external_id=&name=&strategy=&dataOnly=&filter[ids]="
     "&filter[external_ids]=&page[number]=&field_id=6&source=x&filter[dynamic_values][a]=b&organization_id=7"
-    "&requester_id=5&include=x&page=abc&dry=true&name_of=x&filtered=x&_=1"
+    "&requester_id=5&include=x&page=abc&page=1.0&offset=0&page_size=5&pageSize=5&utm_source=x;y&x=1;z=2&dry=true&name_of=x&filtered=x&_=1"
 )
 
 
@@ -165,19 +171,32 @@ async def test_a_dry_run_is_refused_where_there_is_none(
 
 
 @without(*REPLACING)
-@pytest.mark.parametrize("asked", ["strategy=replace", "strategy=bogus", "dataOnly=true", "data_only=true"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "strategy=replace", "strategy=bogus", "dataOnly=true", "data_only=true", "data.only=true", "dataOnly",
+        "amp;strategy=merge", "?strategy=merge", "x=1;strategy=merge", "strategy[]=merge",
+    ],
+)  # fmt: skip
 async def test_what_goes_with_a_replacement_is_refused_elsewhere(
     api: Api, place: Place, endpoint: Endpoint, asked: str
 ) -> None:
     before = await place.state(api)
     response = await ask(api, place, endpoint, query=also(endpoint, asked))
-    assert_named(response, asked.partition("=")[0])
+    assert_named(response, asked.removeprefix("x=1").partition("=")[0])
     assert "PUT of a record" in response.json()["description"]
     assert await place.state(api) == before
 
 
 @each([endpoint for endpoint in WRITE_ENDPOINTS if not endpoint.operation.takes & IDENTIFIERS])
-@pytest.mark.parametrize("asked", ["external_id=v1", "name=Ford", "externalId=v1", "filter[external_ids]=v1"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "external_id=v1", "name=Ford", "externalId=v1", "filter[external_ids]=v1", "external.id=v1",
+        "external id=v1", "external_id[]=v1", "amp;external_id=v1", "?name=Ford", "ids=x", "external_ids=v1",
+        "filters[ids]=x",
+    ],
+)  # fmt: skip
 async def test_a_write_is_refused_that_names_a_record_where_none_is_looked_for(
     api: Api, place: Place, endpoint: Endpoint, asked: str
 ) -> None:
@@ -187,13 +206,68 @@ async def test_a_write_is_refused_that_names_a_record_where_none_is_looked_for(
 
 
 @each([endpoint for endpoint in WRITE_ENDPOINTS if endpoint.operation.takes >= IDENTIFIERS])
-@pytest.mark.parametrize("asked", ["filter[ids]=x", "filter[name]=x", "filter=x", "externalId=v2"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "filter[ids]=x",
+        "filter[name]=x",
+        "filter=x",
+        "externalId=v2",
+        "ids=x",
+        "external_ids=v2",
+        "amp;name=x",
+    ],
+)
 async def test_a_write_of_one_record_takes_no_filter(
     api: Api, place: Place, endpoint: Endpoint, asked: str
 ) -> None:
     before = await place.state(api)
     assert_named(await ask(api, place, endpoint, query=also(endpoint, asked)), asked.partition("=")[0])
     assert await place.state(api) == before
+
+
+@each([endpoint for endpoint in WRITE_ENDPOINTS if endpoint.operation.takes >= REPLACING])
+@pytest.mark.parametrize(
+    ("asked", "right"),
+    [
+        ("amp;strategy=merge", "strategy"),
+        ("x=1;strategy=merge", "strategy"),
+        ("data.only=true", "dataOnly"),
+        ("dataOnly", "dataOnly must be true or false"),
+        ("dataOnly=1", "dataOnly must be true or false"),
+    ],
+)
+async def test_a_replacement_is_refused_whose_strategy_is_spelt_wrong(
+    api: Api, place: Place, endpoint: Endpoint, asked: str, right: str
+) -> None:
+    before = await place.state(api)
+    assert_named(await ask(api, place, endpoint, query=also(endpoint, asked)), right)
+    assert await place.state(api) == before
+
+
+@pytest.mark.parametrize("separator", [";", "?", "&amp;", "&?"])
+@pytest.mark.parametrize("more", ["dry_run=true", "dry_run"])
+@each([endpoint for endpoint in WRITE_ENDPOINTS if endpoint.operation.takes >= IDENTIFIERS])
+async def test_a_dry_run_behind_another_separator_writes_nothing(
+    api: Api, place: Place, endpoint: Endpoint, separator: str, more: str
+) -> None:
+    before = await place.state(api)
+    response = await ask(api, place, endpoint, query=f"external_id=new{separator}{more}")
+    assert_named(response, "write it dry_run")
+    assert await place.state(api) == before
+
+
+async def test_an_identifier_may_have_the_separators(api: Api) -> None:
+    key = await api.new_object()
+    for asked, kept in (
+        ("A;B=c", "A;B=c"),
+        ("what?", "what?"),
+        ("A%3Bdry_run=true", "A;dry_run=true"),
+        ("A%3Fname=x", "A?name=x"),
+    ):
+        url = f"/custom_objects/{key}/records?external_id={asked}"
+        made = await api.client.patch(url, json={"custom_object_record": {"name": "Ford"}})
+        assert record_of(made)["external_id"] == kept
 
 
 @each(WRITE_ENDPOINTS)
@@ -333,6 +407,16 @@ async def test_links_of_a_page_repeat_no_empty_parameter(
         assert "page%5Bsize%5D=1&" in page["links"]["next"]
 
 
+async def test_links_of_a_page_repeat_a_value_with_a_semicolon_as_it_is(
+    api: Api, people: tuple[str, Mapping[str, str]]
+) -> None:
+    key, _ = people
+    page = (await api.client.get(f"/custom_objects/{key}/records/search?query=vin;x=1&page[size]=1")).json()
+    assert (
+        page["links"]["next"].partition("?")[2].startswith("query=vin%3Bx%3D1&page%5Bsize%5D=1&page%5Bafter")
+    )
+
+
 async def test_an_export_goes_on_though_every_other_parameter_is_empty(api: Api, place: Place) -> None:
     url = f"/incremental/custom_objects/{place.key}/cursor"
     cursor = (await api.client.get(f"{url}?start_time=0")).json()["after_cursor"]
@@ -346,11 +430,115 @@ async def test_an_export_goes_on_though_every_other_parameter_is_empty(api: Api,
 
 
 @each(PAGED)
-@pytest.mark.parametrize("asked", ["page=2", "page=02", "page=10&per_page=5", "page[number]=2"])
+@pytest.mark.parametrize("asked",
+    [
+        "page=2", "page=02", "page=10&per_page=5", "page[number]=2", "page=2.0", "page=%2B2", "page[]=2",
+        "pageNumber=2", "page_number=2", "page[After]=C", "page.after=C", "page_after=C", "page[after][]=C",
+        "page[after][0]=C", "pageAfter=C", "page[offset]=100", "offset=100", "offset=x", "after=C",
+        "cursor=C", "page[cursor]=C", "after_cursor=C", "amp;page[after]=C", "?page[after]=C", "page_token=C",
+    ],
+)  # fmt: skip
 async def test_a_page_by_its_number_is_refused(
     api: Api, place: Place, endpoint: Endpoint, asked: str
 ) -> None:
     assert_named(await ask(api, place, endpoint, query=also(endpoint, asked)), "page[after]")
+
+
+@each(PAGED)
+@pytest.mark.parametrize(
+    ("asked", "right"),
+    [
+        ("page.before=C", "page[before]"),
+        ("page[Before]=C", "page[before]"),
+        ("pageBefore=C", "page[before]"),
+        ("before=C", "page[before]"),
+        ("page.size=1", "page[size]"),
+        ("page[Size]=1", "page[size]"),
+        ("amp;page[size]=1", "page[size]"),
+    ],
+)
+async def test_what_turns_pages_is_refused_in_another_spelling(
+    api: Api, place: Place, endpoint: Endpoint, asked: str, right: str
+) -> None:
+    response = await ask(api, place, endpoint, query=also(endpoint, asked))
+    assert_named(response, f"{asked.partition('=')[0]} is not taken here")
+    assert right in response.json()["description"]
+
+
+COUNTED = [
+    (endpoint, name)
+    for endpoint in READ_ENDPOINTS
+    for name in sorted(endpoint.operation.takes)
+    if name[0].islower()
+]
+
+
+@pytest.mark.parametrize(("endpoint", "name"), COUNTED, ids=lambda value: str(value))
+async def test_what_a_read_takes_is_refused_where_it_is_given_twice(
+    api: Api, place: Place, endpoint: Endpoint, name: str
+) -> None:
+    query = also(endpoint, f"{name}=1", f"{name}=2")
+    assert_named(await ask(api, place, endpoint, query=query), f"{name} is given twice")
+
+
+async def test_an_empty_parameter_beside_a_full_one_counts_as_absent(
+    api: Api, people: tuple[str, Mapping[str, str]]
+) -> None:
+    key, _ = people
+    root = f"/custom_objects/{key}/records"
+    first = (await api.client.get(f"{root}?page[size]=1&page[size]=&page[size]=1")).json()
+    after = first["meta"]["after_cursor"]
+    second = [
+        (await api.client.get(f"{root}?page[size]=1&{asked}")).json()
+        for asked in (
+            f"page[after]={after}",
+            f"page[after]={after}&page[after]=",
+            f"page[after]=&page[after]={after}",
+        )
+    ]
+    assert len(first["custom_object_records"]) == 1
+    assert first["custom_object_records"] != second[0]["custom_object_records"]
+    assert second[0] == second[1] == second[2]
+
+
+@each(PAGED)
+async def test_a_list_without_its_object_is_missing_whatever_is_asked(
+    api: Api, place: Place, endpoint: Endpoint
+) -> None:
+    if "{key}" in endpoint.path:
+        asked = also(endpoint, "page_after=C")
+        assert (await ask(api, place, endpoint, query=asked, names={"key": "nowhere"})).status_code == 404
+
+
+@pytest.mark.parametrize("asked", ["ids=x", "ids[]=x", "filter[ids]=x", "Ids=x"])
+async def test_a_list_of_jobs_points_to_where_some_are_shown(api: Api, asked: str) -> None:
+    response = await api.client.get(f"/job_statuses?{asked}")
+    assert_named(response, f"{asked.partition('=')[0]} is not taken here: job_statuses/show_many takes ids")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "flag"),
+    [(endpoint, flag) for endpoint in ENDPOINTS for flag in sorted(endpoint.operation.takes & FLAGS)],
+    ids=str,
+)
+async def test_a_flag_is_true_or_false_or_empty(
+    api: Api, place: Place, endpoint: Endpoint, flag: str
+) -> None:
+    before = await place.state(api)
+    bare = flag.replace("_", "%5F")
+    for asked in (flag, bare, f"{flag}=1", f"{flag}=yes", f"{flag}=0", f"x=1&{flag}", f"{flag}&x"):
+        response = await ask(api, place, endpoint, query=also(endpoint, asked))
+        assert_named(response, f"{flag} must be true or false")
+    assert await place.state(api) == before
+    if endpoint.operation.reads:
+        for asked in (f"{flag}=", f"{flag}=TRUE", f"{flag}=False"):
+            assert (await ask(api, place, endpoint, query=also(endpoint, asked))).is_success
+
+
+@pytest.mark.parametrize("asked", ["page[after]=x", "page[before]=x", "after=x", "Cursor=x", "offset=5"])
+async def test_an_export_goes_on_by_its_own_cursor(api: Api, place: Place, asked: str) -> None:
+    url = f"/incremental/custom_objects/{place.key}/cursor?start_time=0"
+    assert_named(await api.client.get(f"{url}&{asked}"), "the export goes on with cursor")
 
 
 async def test_an_export_has_no_numbered_pages(api: Api, place: Place) -> None:
@@ -363,7 +551,7 @@ async def test_an_export_has_no_numbered_pages(api: Api, place: Place) -> None:
 
 
 @each([endpoint for endpoint in WRITE_ENDPOINTS if endpoint.has_body])
-@pytest.mark.parametrize("name", ["dry_run", "dryRun", "DRY-RUN"])
+@pytest.mark.parametrize("name", ["dry_run", "dryRun", "DRY-RUN", "dry run", "dry.run", "?dry_run"])
 async def test_a_dry_run_in_the_body_is_refused_and_belongs_into_the_query(
     api: Api, place: Place, endpoint: Endpoint, name: str
 ) -> None:
@@ -379,7 +567,7 @@ async def test_a_dry_run_in_the_body_is_refused_and_belongs_into_the_query(
     assert await place.state(api) == before
 
 
-@pytest.mark.parametrize("option", [{"strategy": "merge"}, {"dataOnly": True}, {"Strategy": "replace"}])
+@pytest.mark.parametrize("option", [{"strategy": "merge"}, {"dataOnly": True}, {"data.only": True}])
 async def test_a_strategy_beside_the_record_is_refused(api: Api, option: Mapping[str, Any]) -> None:
     key = await api.new_object({"key": "color", "type": "text"})
     made = record_of(await api.create(key, name="Ford", custom_object_fields={"color": "red"}))
@@ -459,6 +647,16 @@ CHOOSING = [
     "filter[external_id]=VIN-2",
     "filter[name]=Ada",
     "filter=VIN-2",
+    "filters[external_ids]=VIN-2",
+    "filter.external_ids=VIN-2",
+    "filter_external_ids=VIN-2",
+    "filter[external_ids][]=VIN-2",
+    "Filter[external_ids]=VIN-2",
+    "amp;filter[external_ids]=VIN-2",
+    "external_ids=VIN-2",
+    "externalIds=VIN-2",
+    "ids=x",
+    "ids[]=x",
 ]
 
 
@@ -544,7 +742,43 @@ async def test_a_count_of_too_many_is_refused_and_of_a_missing_object_not_found(
     assert (await api.client.get(f"/custom_objects/nowhere/records/count?{many}")).status_code == 404
 
 
-async def test_a_search_by_a_page_number_in_its_body_is_refused(api: Api, place: Place) -> None:
-    body = {"filter": {"name": {"$exists": True}}, "page": {"number": 2}}
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"page": {"number": 2}}, "page.number"),
+        ({"page": {"size": 1, "cursor": "C"}}, "page.cursor"),
+        ({"page": {"After": "C"}}, "page.After"),
+        ({"page": {"offset": 100}}, "page.offset"),
+        ({"after": "C"}, "after"),
+        ({"cursor": "C"}, "cursor"),
+        ({"before": "C"}, "before"),
+        ({"offset": 100}, "offset"),
+        ({"page[after]": "C"}, "page[after]"),
+    ],
+)
+async def test_a_search_whose_body_would_go_on_in_another_way_is_refused(
+    api: Api, place: Place, more: Mapping[str, Any], named: str
+) -> None:
+    body = {"filter": {"name": {"$exists": True}}, **more}
     response = await api.client.post(f"/custom_objects/{place.key}/records/search", json=body)
-    assert_named(response, "page.after")
+    assert_named(response, f"{named} is not taken in the body: lists go on with page.after")
+
+
+@pytest.mark.parametrize(
+    "name", ["filter[external_ids]", "filter[ids]", "external_ids", "ids", "external_id", "name"]
+)
+async def test_a_search_whose_body_would_choose_beside_its_filter_is_refused(
+    api: Api, place: Place, name: str
+) -> None:
+    body = {"filter": {"name": {"$exists": True}}, name: "VIN-2"}
+    url = f"/custom_objects/{place.key}/records/search"
+    response = await api.client.post(url, json=body)
+    assert_named(response, f"{name} is not taken in the body: what is asked for stands in filter")
+    ignored = {
+        "filter": {"name": {"$exists": True}},
+        "locale": "en",
+        "page": {"x": 1},
+        name: None,
+        "after": "",
+    }
+    assert (await api.client.post(url, json=ignored)).status_code == 200

@@ -5,21 +5,27 @@ take is refused by name, in any spelling, because the caller means something els
 run, one record, another method. Whatever else a query has is ignored (docs/api.md, "Parameters").
 """
 
+import re
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from urllib.parse import unquote_plus
 
 from starlette.responses import Response
 
-from upsert_svc.api.requests import Call, Endpoint
+from upsert_svc.api.requests import SEPARATORS, Call, Endpoint, Query
 from upsert_svc.errors import BadRequest, shortened
+from upsert_svc.payloads import letters_and_digits
 
 DRY_RUN = frozenset({"dry_run"})
 IDENTIFIERS = frozenset({"external_id", "name"})
 REPLACING = frozenset({"strategy", "dataOnly"})
 FILTERS = frozenset({"filter[ids]", "filter[external_ids]"})
-PAGES = frozenset({"page[after]"})
+PAGES = frozenset({"page[after]", "page[before]", "page[size]"})
+SORT = frozenset({"sort"})
 CURSOR = frozenset({"cursor"})
+EXPORT = CURSOR | {"start_time", "per_page", "filter[exclude_deleted]"}
+FLAGS = DRY_RUN | {"dataOnly", "include_standard_fields", "filter[exclude_deleted]"}
 CONDITIONS = frozenset({"If-Match", "If-None-Match"})
 CREATION = frozenset({"If-None-Match: *"})  # holds for a record that is about to be made
 
@@ -32,61 +38,97 @@ _WHERE: Mapping[str, str] = {
     "name": f"{_FINDS}; POST …/records/search finds by it, and a POST has it in its body",
     "filter": "lists and counts of records take filter[ids] and filter[external_ids]",
     "page": "lists go on with page[after], or by links.next",
+    "before": "lists go back with page[before], or by links.prev",
+    "size": "lists take page[size]",
     "cursor": "the export goes on with cursor, or by after_url",
 }
-_SPELLINGS = {name.replace("_", "").lower(): name for name in (*DRY_RUN, *IDENTIFIERS, *REPLACING)}
+_CHOSEN = ("id", "ids", "externalid", "externalids", "name", "names")
+_AFTER = ("after", "cursor", "aftercursor", "pageafter", "pagecursor", "pageaftercursor", "pagetoken")
+_BEFORE = ("before", "beforecursor", "pagebefore", "pagebeforecursor")
+_SPELLINGS: Mapping[str, str] = {
+    **{letters_and_digits(name): name for name in (*DRY_RUN, *IDENTIFIERS, *REPLACING)},
+    **dict.fromkeys(("ids", "externalids", "filter", "filters"), "filter"),
+    **{f"{start}{end}": "filter" for start in ("filter", "filters") for end in _CHOSEN},
+    **dict.fromkeys(("page", "pagenumber", "offset", "pageoffset"), "page"),
+    **dict.fromkeys(_AFTER, "after"),
+    **dict.fromkeys(_BEFORE, "before"),
+}
 _CONDITION_HEADERS = {name.lower().encode(): name for name in sorted(CONDITIONS)}
 _OVERRIDES = {
     name.lower().encode(): name for name in ("X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method")
 }
 _HEADERS = frozenset((*_CONDITION_HEADERS, *_OVERRIDES))
 _WRITING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_INDEX = re.compile(r"(\[\d*\])+$")
+_PAGING = frozenset({"page", "after", "before", "size"})
+_LONGEST_NAME = 100  # that is looked at, of names in any spelling, and of numbers
 _IGNORED_FILTER = "filter[dynamic_values]"  # of autocompletion, which some clients send everywhere
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What an operation takes of the list, and whether it reads, and lists records."""
+    """What an operation takes, whether it reads, and lists records; and what else would choose of a list."""
 
     takes: frozenset[str]
     reads: bool
     lists_records: bool
+    chosen_by: str = ""
 
     @cached_property
     def _plain(self) -> frozenset[str]:
         """Of what is taken, the parameters whose value is none of the matter here."""
-        return self.takes - DRY_RUN
+        return self.takes - FLAGS
 
     def refusal(self, call: Call) -> BadRequest | None:
         """The refusal of a request that asks for what is not done here."""
         query = call.query
         if not query.names <= self._plain:
             for name, value in query.pairs:
-                if (problem := self._problem(name, value)) is not None:
+                if (problem := self._problem(call, name, value)) is not None:
                     return BadRequest(problem)
         if not _HEADERS.isdisjoint(call.headers):
             return self._of_headers(call)
         return None
 
-    def _problem(self, name: str, value: str) -> str | None:
-        meant = _meant(name)
-        if meant is None or not (value or meant == "dry_run"):
+    def refusal_of_read(self, call: Call) -> BadRequest | None:
+        """As `refusal`; what a read takes is not given twice either, with different values.
+
+        Endpoints that write look for that themselves, because to them an empty one is one given, too.
+        """
+        return self._of_repetition(call.query) or self.refusal(call)
+
+    def _of_repetition(self, query: Query) -> BadRequest | None:
+        if len(query) == len(query.pairs):
             return None
+        given: dict[str, str] = {}
+        for name, value in query.pairs:
+            if value and name in self.takes and given.setdefault(name, value) != value:
+                return BadRequest(f"{name} is given twice")
+        return None
+
+    def _problem(self, call: Call, name: str, value: str) -> str | None:
         if name in self.takes:
-            return None if value else "dry_run must be true or false"
+            return _flag_problem(call, name, value) if name in FLAGS else None
+        meant = _meant(name[:_LONGEST_NAME])
+        if meant is None or (not value and not _counts_without_value(call, name, meant)):
+            return None
         if meant in self.takes:
             return f"{shortened(name)} is not taken: write it {meant}"
-        if meant == "page":
-            return self._page_problem(name, value)
+        if meant in _PAGING:
+            return self._page_problem(name, value, meant)
         chooses = meant == "filter" or meant in IDENTIFIERS
         if chooses and self.reads and not self.lists_records:
-            return None
+            is_chosen = meant == "filter" and self.chosen_by
+            return f"{shortened(name)} is not taken here: {self.chosen_by}" if is_chosen else None
         return _not_taken(name, meant)
 
-    def _page_problem(self, name: str, value: str) -> str | None:
-        if not self.takes & (PAGES | CURSOR) or not _is_another_page(name, value):
+    def _page_problem(self, name: str, value: str, meant: str) -> str | None:
+        if meant == "page" and not _is_another_page(name, value):
             return None
-        return _not_taken(name, "page" if self.takes & PAGES else "cursor")
+        if self.takes >= PAGES:
+            return _not_taken(name, "page" if meant == "after" else meant)
+        is_for_export = self.takes >= CURSOR and meant != "size"
+        return _not_taken(name, "cursor") if is_for_export else None
 
     def _of_headers(self, call: Call) -> BadRequest | None:
         method = call.scope["method"]
@@ -109,9 +151,10 @@ class Terms:
 
 def on_terms(endpoint: Endpoint, terms: Terms) -> Endpoint:
     """The endpoint, to which no request comes that asks for what it does not do."""
+    look = terms.refusal_of_read if terms.reads else terms.refusal
 
     def answered(call: Call) -> Awaitable[Response]:
-        refusal = terms.refusal(call)
+        refusal = look(call)
         return endpoint(call) if refusal is None else _refused(call, refusal, is_read=terms.reads)
 
     return answered
@@ -128,21 +171,62 @@ async def _refused(call: Call, refusal: BadRequest, *, is_read: bool) -> Respons
     raise refusal
 
 
+def would_choose(name: str) -> str | None:
+    """Where that belongs by which a key of a search's body would choose, or go on; None for any other key."""
+    meant = _meant(name[:_LONGEST_NAME])
+    if meant in ("page", "after", "before"):
+        return "lists go on with page.after, or by links.next"
+    if meant == "filter" or meant in IDENTIFIERS:
+        return "what is asked for stands in filter, and filter[ids] and filter[external_ids] in the query"
+    return None
+
+
+@lru_cache(maxsize=1024)
 def _meant(name: str) -> str | None:
-    """Which parameter of the list a name stands for, in whatever spelling."""
-    bare = name.strip().removesuffix("[]").lower()
-    if bare.startswith("filter"):
-        is_ours = bare == "filter" or bare.startswith("filter[")
-        return "filter" if is_ours and not bare.startswith(_IGNORED_FILTER) else None
-    if bare in ("page", "page[number]"):
-        return "page"
-    return _SPELLINGS.get(bare.replace("_", "").replace("-", ""))
+    """Which parameter a name stands for, in whatever spelling: of the list, or of those that turn pages.
+
+    A URL that was copied from HTML has `amp;` before the name, and one with other separators other names.
+    """
+    parts = (part for part in SEPARATORS.split(name.strip()) if part)
+    return next((meant for meant in map(_meant_by_part, parts) if meant is not None), None)
+
+
+def _meant_by_part(part: str) -> str | None:
+    part = _INDEX.sub("", part)
+    if part.lower().startswith(_IGNORED_FILTER):
+        return None
+    letters, before_brackets = letters_and_digits(part), letters_and_digits(part.partition("[")[0])
+    if letters == "pagesize":  # page_size is what others call it, and ignored
+        return "size" if "[" in part or "." in part else None
+    meant = _SPELLINGS.get(letters)
+    if meant is None and before_brackets != "page":
+        meant = _SPELLINGS.get(before_brackets)
+    return meant
+
+
+def _flag_problem(call: Call, name: str, value: str) -> str | None:
+    is_known = value.lower() in ("true", "false") or not (value or _counts_without_value(call, name, name))
+    return None if is_known else f"{name} must be true or false"
+
+
+def _counts_without_value(call: Call, name: str, meant: str) -> bool:
+    """Whether a parameter without a value asks for something: a dry run, and a flag without the sign."""
+    if meant in DRY_RUN:
+        return True
+    parts = call.scope["query_string"].decode().split("&") if meant in FLAGS else ()
+    longest = 3 * len(name)  # where each letter is written as %XX
+    return any(len(part) <= longest and unquote_plus(part) == name for part in parts)
 
 
 def _is_another_page(name: str, value: str) -> bool:
     """Whether another page than the first is asked for by a number; what is no number counts for nothing."""
-    digits = value.strip()
-    return "number" in name.lower() or (digits.isdecimal() and digits.lstrip("0") not in ("", "1"))
+    if name.lower().startswith("page[number]"):
+        return True
+    try:
+        number = float(value[:_LONGEST_NAME])
+    except ValueError:
+        return "offset" in name.lower()
+    return number > (0 if "offset" in name.lower() else 1)
 
 
 def _not_taken(name: str, meant: str) -> str:

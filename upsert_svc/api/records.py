@@ -11,8 +11,9 @@ from starlette.responses import Response
 from upsert_svc.api import responses
 from upsert_svc.api.conditions import conditions
 from upsert_svc.api.dry_runs import undone_by_dry_run
+from upsert_svc.api.parameters import would_choose
 from upsert_svc.api.requests import Call, Query, comma_separated, missing_first, page_request
-from upsert_svc.errors import BadRequest, PreconditionFailed, RecordInvalid
+from upsert_svc.errors import BadRequest, PreconditionFailed, RecordInvalid, shortened
 from upsert_svc.json_body import as_whole
 from upsert_svc.payloads import external_id_problem, name_problem, record_patch
 from upsert_svc.records.values import NEW, Identifier, Strategy, WriteRequest, WriteResult
@@ -21,6 +22,8 @@ from upsert_svc.search.relationship_filters import RelationshipFilter
 
 _DYNAMIC_VALUE = re.compile(r"filter\[dynamic_values\]\[([^\]]+)\]")
 _DYNAMIC_IDS = ("requester_id", "assignee_id", "organization_id")
+_SEARCH_KEYS = ("filter", "page", "sort")
+_PAGE_KEYS = ("size", "after", "before")
 _STRATEGIES: Mapping[str, Strategy] = {"": "force", "force": "force", "merge": "merge", "replace": "replace"}
 
 
@@ -177,14 +180,22 @@ def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
     page = {} if body.get("page") is None else body["page"]
     if not isinstance(page, dict):
         raise BadRequest("page must be a JSON object")
-    if page.get("number") is not None:
-        raise BadRequest("page.number is not taken: lists go on with page.after, or by links.next")
-    added = {f"page[{name}]": as_whole(page.get(name)) for name in ("size", "after", "before")}
+    _require_known({name: value for name, value in body.items() if name not in _SEARCH_KEYS})
+    _require_known({f"page.{name}": value for name, value in page.items() if name not in _PAGE_KEYS})
+    added = {f"page[{name}]": as_whole(page.get(name)) for name in _PAGE_KEYS}
     added["sort"] = body.get("sort")
     if not all(value is None or type(value) in (str, int) for value in added.values()):
         raise BadRequest("page and sort must be numbers or text")
     asked = {name: str(value) for name, value in added.items() if value is not None}
     return asked | {name: value for name, value in query.items() if value}, body["filter"]
+
+
+def _require_known(keys: Mapping[str, Any]) -> None:
+    """Raises BadRequest for a key by which somebody means to choose records, or to go on."""
+    for name, value in keys.items():
+        where = None if value in (None, "") else would_choose(name)
+        if where is not None:
+            raise BadRequest(f"{shortened(name)} is not taken in the body: {where}")
 
 
 async def count(call: Call) -> Response:

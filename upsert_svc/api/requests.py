@@ -38,6 +38,8 @@ _QUERY_LIMIT = 200
 _HOST_BYTES = 300  # of a name that can be one, with its port
 _PLAIN = re.compile(r"[A-Za-z0-9_.:]+")
 _PLAIN_QUERY = re.compile(rb"[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*(&[A-Za-z0-9_.:\-]+=[A-Za-z0-9_.:\-]*){0,9}")
+SEPARATORS = re.compile("[;?]")  # of parameters, where somebody took one of these for &
+_MISREAD = re.compile("[;?][^;?]*")
 _HOST = re.compile(rb"[A-Za-z0-9.\-_]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 
 
@@ -132,7 +134,7 @@ Handler = Callable[[Scope, Receive], Awaitable[Response]]
 
 
 class Query(Mapping[str, str]):
-    """The query of a request: the last value of each name, and how often it was given."""
+    """The query of a request: the last value of each name that is not empty, and how often it was given."""
 
     def __init__(self, raw: bytes) -> None:
         self._pairs = _pairs(raw)
@@ -162,7 +164,8 @@ class Query(Mapping[str, str]):
         return value == "true"
 
     def __getitem__(self, name: str) -> str:
-        return self._values[name]
+        last = self._values[name]
+        return last or next((value for given, value in self._pairs[::-1] if given == name and value), "")
 
     def __iter__(self) -> Any:
         return iter(self._values)
@@ -222,9 +225,10 @@ def _pairs(raw: bytes) -> list[tuple[str, str]]:
     if _PLAIN_QUERY.fullmatch(raw):  # there is no need of the library, which takes its time
         return [(name, value) for name, _, value in [pair.partition("=") for pair in raw.decode().split("&")]]
     try:
-        pairs = parse_qsl(
-            raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=_QUERY_LIMIT
-        )
+        query = raw.decode("utf-8")
+        pairs = _parsed(query)
+        if b";" in raw or b"?" in raw:
+            pairs += _parsed(_misread(query))
     except UnicodeDecodeError:
         raise BadRequest("The query is not UTF-8") from None
     except ValueError:
@@ -233,6 +237,19 @@ def _pairs(raw: bytes) -> list[tuple[str, str]]:
         if (problem := json_body.unstorable(name + value)) is not None:
             raise RecordInvalid({shortened(name).replace("\0", "\\u0000") or "base": [problem]})
     return pairs
+
+
+def _parsed(query: str) -> list[tuple[str, str]]:
+    return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_LIMIT)
+
+
+def _misread(query: str) -> str:
+    """What the values would have of parameters if these were separated so; each begins with its separator.
+
+    The values keep it, too: `external_id=A;B` is one value.
+    """
+    values = (pair.partition("=")[2] for pair in query.split("&"))
+    return "&".join(part for value in values for part in _MISREAD.findall(value))
 
 
 async def authenticate(scope: Scope) -> Principal:

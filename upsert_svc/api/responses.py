@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from upsert_svc.accounts.tokens import Principal
 from upsert_svc.api.conditions import quoted
-from upsert_svc.api.requests import Call
+from upsert_svc.api.requests import SEPARATORS, Call
 from upsert_svc.asgi import JSON_TYPE
 from upsert_svc.definitions.fields import NAME_FIELD, FieldRow
 from upsert_svc.definitions.objects import CustomObject, Usage
@@ -333,6 +333,7 @@ def page(
 def _page_url(call: Call, query: Mapping[str, str], parameter: str, cursor: str | None) -> str | None:
     if cursor is None:
         return None
-    kept = {name: value for name, value in query.items() if value and name not in _CURSOR_PARAMETERS}
+    asked = {name: value for name, value in query.items() if value and not SEPARATORS.match(name)}
+    kept = {name: value for name, value in asked.items() if name not in _CURSOR_PARAMETERS}
     path = call.scope["path"].removeprefix("/api/v2/")
     return f"{call.url(*path.split('/'))}.json?{urlencode(kept | {parameter: cursor})}"

@@ -12,12 +12,13 @@ from upsert_svc.api.idempotency import once_per_key
 from upsert_svc.api.parameters import (
     CONDITIONS,
     CREATION,
-    CURSOR,
     DRY_RUN,
+    EXPORT,
     FILTERS,
     IDENTIFIERS,
     PAGES,
     REPLACING,
+    SORT,
     Terms,
     on_terms,
 )
@@ -39,7 +40,8 @@ class Operation:
     reads: bool = False  # writes nothing, so that an Idempotency-Key is left alone
     pages: bool = False  # answers with many things, so that there must be memory for them
     lists_records: bool = False  # a query could choose among records, and must not be misread
-    takes: frozenset[str] = frozenset()  # of the parameters and headers that are refused elsewhere
+    chosen_by: str = ""  # where else things of this list are answered by their ids
+    takes: frozenset[str] = frozenset()  # of parameters and headers; some of them are refused elsewhere
 
 
 # path → method → operation; the first path that fits decides, and the busiest stand first
@@ -47,7 +49,9 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
     f"{OBJECT}/records": {
         "PATCH": Operation(records.upsert, takes=IDENTIFIERS | DRY_RUN | CONDITIONS),
         "PUT": Operation(records.replace_identified, takes=IDENTIFIERS | DRY_RUN | CONDITIONS | REPLACING),
-        "GET": Operation(records.listing, reads=True, pages=True, lists_records=True, takes=FILTERS | PAGES),
+        "GET": Operation(
+            records.listing, reads=True, pages=True, lists_records=True, takes=FILTERS | PAGES | SORT
+        ),
         "POST": Operation(records.create, takes=DRY_RUN | CREATION),
         "DELETE": Operation(records.delete_identified, takes=IDENTIFIERS | DRY_RUN | CONDITIONS),
     },
@@ -55,12 +59,24 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
         "GET": Operation(records.count, reads=True, lists_records=True, takes=FILTERS)
     },
     f"{OBJECT}/records/search": {
-        "GET": Operation(records.search_words, reads=True, pages=True, lists_records=True, takes=PAGES),
-        "POST": Operation(records.search, reads=True, pages=True, lists_records=True, takes=FILTERS | PAGES),
+        "GET": Operation(
+            records.search_words,
+            reads=True,
+            pages=True,
+            lists_records=True,
+            takes=PAGES | SORT | {"query"},
+        ),
+        "POST": Operation(
+            records.search, reads=True, pages=True, lists_records=True, takes=FILTERS | PAGES | SORT
+        ),
     },
     f"{OBJECT}/records/autocomplete": {
         "GET": Operation(
-            records.autocomplete, reads=True, pages=True, lists_records=True, takes=FILTERS | PAGES | {"name"}
+            records.autocomplete,
+            reads=True,
+            pages=True,
+            lists_records=True,
+            takes=FILTERS | PAGES | SORT | {"name", "field_id", "source"},
         )
     },
     f"{OBJECT}/records/{{id}}": {
@@ -70,16 +86,10 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
         "DELETE": Operation(records.delete, takes=DRY_RUN | CONDITIONS),
     },
     f"{OBJECT}/records/{{id}}/events": {
-        "GET": Operation(history.events, reads=True, pages=True, takes=PAGES)
+        "GET": Operation(history.events, reads=True, pages=True, takes=PAGES | SORT)
     },
     "/api/v2/incremental/custom_objects/{key}/cursor": {
-        "GET": Operation(
-            history.export,
-            reads=True,
-            pages=True,
-            lists_records=True,
-            takes=CURSOR | {"filter[exclude_deleted]"},
-        )
+        "GET": Operation(history.export, reads=True, pages=True, lists_records=True, takes=EXPORT)
     },
     ROOT: {
         "GET": Operation(objects.listing, reads=True, pages=True, takes=PAGES),
@@ -94,7 +104,7 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
     },
     f"{OBJECT}/limits/field_limit": {"GET": Operation(fields.limit, reads=True)},
     f"{OBJECT}/fields": {
-        "GET": Operation(fields.listing, reads=True, pages=True, takes=PAGES),
+        "GET": Operation(fields.listing, reads=True, pages=True, takes=PAGES | {"include_standard_fields"}),
         "POST": Operation(fields.create, admin=True, takes=DRY_RUN),
     },
     f"{OBJECT}/fields/reorder": {"PUT": Operation(fields.reorder, admin=True, takes=DRY_RUN)},
@@ -106,12 +116,24 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
     },
     f"{OBJECT}/jobs": {"POST": Operation(jobs.create, bulk=True)},
     f"{OBJECT}/jobs/{{job}}": {"GET": Operation(jobs.show_of_object, reads=True, pages=True)},
-    JOB_STATUSES: {"GET": Operation(jobs.listing, reads=True, pages=True, takes=PAGES)},
-    f"{JOB_STATUSES}/show_many": {"GET": Operation(jobs.show_many, reads=True, pages=True)},
+    JOB_STATUSES: {
+        "GET": Operation(
+            jobs.listing,
+            reads=True,
+            pages=True,
+            takes=PAGES,
+            chosen_by="job_statuses/show_many takes ids",
+        )
+    },
+    f"{JOB_STATUSES}/show_many": {
+        "GET": Operation(jobs.show_many, reads=True, pages=True, takes=frozenset({"ids"}))
+    },
     f"{JOB_STATUSES}/{{job}}": {"GET": Operation(jobs.show, reads=True, pages=True)},
     "/api/v2/users/me": {"GET": Operation(users.me, reads=True)},
     "/api/v2/{target_type}/{target}/relationship_fields/{lookup}/{source_type}": {
-        "GET": Operation(relationships.sources, reads=True, pages=True, lists_records=True, takes=PAGES)
+        "GET": Operation(
+            relationships.sources, reads=True, pages=True, lists_records=True, takes=PAGES | SORT
+        )
     },
 }
 
@@ -130,7 +152,8 @@ def _handler(operation: Operation) -> Handler:
     endpoint = operation.endpoint
     if not operation.reads:
         endpoint = once_per_key(endpoint, has_dry_run=operation.takes >= DRY_RUN)
-    endpoint = on_terms(endpoint, Terms(operation.takes, operation.reads, operation.lists_records))
+    terms = Terms(operation.takes, operation.reads, operation.lists_records, operation.chosen_by)
+    endpoint = on_terms(endpoint, terms)
     return as_handler(endpoint, admin_only=operation.admin, is_bulk=operation.bulk, has_pages=operation.pages)
 
 
