@@ -535,6 +535,27 @@ async def test_a_flag_is_true_or_false_or_empty(
             assert (await ask(api, place, endpoint, query=also(endpoint, asked))).is_success
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/incremental/custom_objects/{key}/cursor?start_time=0&", "filter.exclude_deleted=true"),
+        ("/incremental/custom_objects/{key}/cursor?start_time=0&", "filter[excludeDeleted]=true"),
+        ("/incremental/custom_objects/{key}/cursor?start_time=0&", "exclude_deleted"),
+        ("/incremental/custom_objects/{key}/cursor?start_time=0&", "amp;filter[exclude_deleted]=true"),
+        ("/custom_objects/{key}/fields?", "includeStandardFields=true"),
+        ("/custom_objects/{key}/fields?", "include.standard.fields"),
+    ],
+)
+async def test_a_flag_of_a_list_is_refused_in_another_spelling(
+    api: Api, place: Place, path: str, asked: str
+) -> None:
+    right = "include_standard_fields" if "/fields" in path else "filter[exclude_deleted]"
+    response = await api.client.get(f"{place.url(path)}{asked}")
+    assert_named(response, f"write it {right}")
+    elsewhere = await api.client.get(f"/users/me?{asked}")
+    assert elsewhere.status_code == 200
+
+
 @pytest.mark.parametrize("asked", ["page[after]=x", "page[before]=x", "after=x", "Cursor=x", "offset=5"])
 async def test_an_export_goes_on_by_its_own_cursor(api: Api, place: Place, asked: str) -> None:
     url = f"/incremental/custom_objects/{place.key}/cursor?start_time=0"

@@ -24,8 +24,10 @@ FILTERS = frozenset({"filter[ids]", "filter[external_ids]"})
 PAGES = frozenset({"page[after]", "page[before]", "page[size]"})
 SORT = frozenset({"sort"})
 CURSOR = frozenset({"cursor"})
-EXPORT = CURSOR | {"start_time", "per_page", "filter[exclude_deleted]"}
-FLAGS = DRY_RUN | {"dataOnly", "include_standard_fields", "filter[exclude_deleted]"}
+_EXCLUDING = "filter[exclude_deleted]"
+EXPORT = CURSOR | {"start_time", "per_page", _EXCLUDING}
+_LIST_FLAGS = frozenset({_EXCLUDING, "include_standard_fields"})
+FLAGS = DRY_RUN | {"dataOnly"} | _LIST_FLAGS
 CONDITIONS = frozenset({"If-Match", "If-None-Match"})
 CREATION = frozenset({"If-None-Match: *"})  # holds for a record that is about to be made
 
@@ -46,7 +48,8 @@ _CHOSEN = ("id", "ids", "externalid", "externalids", "name", "names")
 _AFTER = ("after", "cursor", "aftercursor", "pageafter", "pagecursor", "pageaftercursor", "pagetoken")
 _BEFORE = ("before", "beforecursor", "pagebefore", "pagebeforecursor")
 _SPELLINGS: Mapping[str, str] = {
-    **{letters_and_digits(name): name for name in (*DRY_RUN, *IDENTIFIERS, *REPLACING)},
+    **{letters_and_digits(name): name for name in (*DRY_RUN, *IDENTIFIERS, *REPLACING, *_LIST_FLAGS)},
+    **dict.fromkeys(("excludedeleted", "filtersexcludedeleted"), _EXCLUDING),
     **dict.fromkeys(("ids", "externalids", "filter", "filters"), "filter"),
     **{f"{start}{end}": "filter" for start in ("filter", "filters") for end in _CHOSEN},
     **dict.fromkeys(("page", "pagenumber", "offset", "pageoffset"), "page"),
@@ -114,6 +117,10 @@ class Terms:
             return None
         if meant in self.takes:
             return f"{shortened(name)} is not taken: write it {meant}"
+        if meant in _LIST_FLAGS:  # of one list each, and harmless elsewhere, but for what any filter is
+            if not name.lower().startswith("filter"):
+                return None
+            meant = "filter"
         if meant in _PAGING:
             return self._page_problem(name, value, meant)
         chooses = meant == "filter" or meant in IDENTIFIERS
