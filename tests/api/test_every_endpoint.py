@@ -204,7 +204,9 @@ async def test_every_listing_and_nothing_else_validates_the_page(
     wanted = urlencode(endpoint.query)
     for page in ("page[size]=0", "page[size]=101", "page[size]=x", "page[after]=x", "page[before]=x"):
         response = await ask(api, place, endpoint, query=f"{wanted}&{page}")
-        assert response.status_code == (400 if "links" in good else 200), page
+        # an export has no such cursors, and does not begin anew for who sends one
+        is_refused = "links" in good or ("end_of_stream" in good and "size" not in page)
+        assert response.status_code == (400 if is_refused else 200), page
     if "links" in good:
         assert set(good["meta"]) == PAGE
         one = (await ask(api, place, endpoint, query=f"{wanted}&page[size]=1")).json()
