@@ -23,7 +23,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from upsert_svc.errors import BadRequest, Problem, RecordInvalid, shortened
+from upsert_svc import json_body
+from upsert_svc.errors import BadRequest, Problem, RecordInvalid, ServiceError, shortened
 from upsert_svc.json_body import as_whole
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -65,6 +66,8 @@ def unwrap(body: Any, wrapper: str, *, empty_is_a_patch: bool = False) -> tuple[
 DRY_RUN: Mapping[str, str] = {"dryrun": "dry_run"}
 _PARAMETERS: Mapping[str, str] = {**DRY_RUN, "strategy": "strategy", "dataonly": "dataOnly"}
 _LONGEST_SPELLING = 20
+_DRY_RUN_WORD = re.compile(rb"\bdry[-_]*run\b", re.IGNORECASE)
+_WRAPPERS = ("custom_object_record", "custom_object", "custom_object_field")
 _OTHER_STARTS = frozenset("abcefghijklmnopqrtuvwxyzABCEFGHIJKLMNOPQRTUVWXYZ")  # of keys that are no parameter
 _NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
 
@@ -81,6 +84,29 @@ def require_no_parameter(keys: Iterable[str], parameters: Mapping[str, str] = _P
             name = parameters.get(letters_and_digits(key.partition("[")[0]))
             if name is not None:
                 raise BadRequest(f"{key} is not taken in the body: {name} belongs into the query")
+
+
+def may_name_dry_run(raw: bytes) -> bool:
+    """Whether a body may have a key that is meant for a dry run, its letters escaped or in UTF-16 even."""
+    return b"\\u" in raw or _DRY_RUN_WORD.search(raw.replace(b"\0", b"")) is not None
+
+
+def require_no_dry_run(raw: bytes) -> None:
+    """Raises BadRequest where a body of any kind asks for a dry run.
+
+    In JSON that is a key at the top or in a wrapper; in what is none, as a form, the word is enough.
+    """
+    try:
+        body = json_body.parse(raw)
+    except ServiceError:
+        if (word := _DRY_RUN_WORD.search(raw.replace(b"\0", b""))) is not None:
+            require_no_parameter([word[0].decode()], DRY_RUN)
+        return
+    for item in body if isinstance(body, list) else [body]:
+        if isinstance(item, dict):
+            require_no_parameter(item, DRY_RUN)
+            for wrapped in map(item.get, _WRAPPERS):
+                require_no_parameter(wrapped if isinstance(wrapped, dict) else (), DRY_RUN)
 
 
 ShortText = Annotated[StrictStr, Field(max_length=TEXT_LIMIT)]

@@ -588,6 +588,80 @@ async def test_a_dry_run_in_the_body_is_refused_and_belongs_into_the_query(
     assert await place.state(api) == before
 
 
+DELETIONS = [endpoint for endpoint in WRITE_ENDPOINTS if endpoint.method == "DELETE"]
+BODIES_OF_A_DRY_RUN = [
+    b'{"dry_run": true}',
+    b'{"dryRun": true}',
+    b'\xef\xbb\xbf {"DRY-RUN": false}',
+    b'{"dry\\u005frun": true}',
+    b'{"custom_object_record": {}, "dry_run": true}',
+    b'{"custom_object_record": {"dry_run": true}}',
+    b'{"custom_object": {"dry_run": true}}',
+    b'{"custom_object_field": {"dry_run": true}}',
+    b'[{"dry_run": true}]',
+    b'{"dry__run": true}',
+    b'{"dry_run": true, "dry_run": true}',
+    b"{'dry_run': true}",
+    b"dry_run=true",
+    b'Content-Disposition: form-data; name="dry_run"',
+    '{"dry_run": true}'.encode("utf-16"),
+    b'{"dry_run": true, "more": [' + b"1," * 20_000 + b"1]}",
+]
+BODIES_OF_A_DELETION = [
+    b"",
+    b"{}",
+    b"null",
+    b"[]",
+    b'"dry_run"',
+    b'{"id": 1, "reason": "not a dry_run"}',
+    b'{"custom_object_record": {"custom_object_fields": {"dry_run": true}}}',
+    b"\xff\xfe\x00",
+    b"{ not JSON",
+    b"name=Ford&reason=a dry run",
+]
+
+
+@each(DELETIONS)
+@pytest.mark.parametrize("content", BODIES_OF_A_DRY_RUN, ids=lambda content: repr(content[:40]))
+async def test_a_dry_run_in_the_body_of_a_deletion_is_refused_and_deletes_nothing(
+    api: Api, place: Place, endpoint: Endpoint, content: bytes
+) -> None:
+    before = await place.state(api)
+    url = place.url(endpoint.path)
+    for query in (endpoint.query, {**endpoint.query, "dry_run": "true"}):
+        response = await api.client.request("DELETE", url, params=query, content=content)
+        assert_named(response, "dry_run belongs into the query")
+    keyed = {"Idempotency-Key": f"{endpoint} {content!r}"[:255]}
+    response = await api.client.request("DELETE", url, params=endpoint.query, content=content, headers=keyed)
+    assert_named(response, "dry_run belongs into the query")
+    assert await place.state(api) == before
+
+
+@pytest.mark.parametrize("content", BODIES_OF_A_DELETION, ids=repr)
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", ""])
+async def test_a_deletion_is_carried_out_whatever_else_its_body_has(
+    api: Api, content: bytes, content_type: str
+) -> None:
+    key = await api.new_object({"key": "dry_run", "type": "checkbox"})
+    made = record_of(await api.create(key, name="Ford", external_id="v1"))
+    headers = {"Content-Type": content_type} if content_type else {}
+    root = f"/custom_objects/{key}"
+    await api.create(key, name="Fiat", external_id="v2")
+    for path in (f"/records/{made['id']}", "/records?external_id=v2", "/fields/dry_run", ""):
+        response = await api.client.request("DELETE", f"{root}{path}", content=content, headers=headers)
+        assert response.status_code == 204, response.text
+
+
+async def test_a_deletion_with_too_large_a_body_is_refused_and_deletes_nothing(
+    api: Api, place: Place
+) -> None:
+    before = await place.state(api)
+    url = place.url("/custom_objects/{key}/records/{id}")
+    response = await api.client.request("DELETE", url, content=b" " * (256 * 1024 + 1))
+    assert response.status_code == 413
+    assert await place.state(api) == before
+
+
 @pytest.mark.parametrize("option", [{"strategy": "merge"}, {"dataOnly": True}, {"data.only": True}])
 async def test_a_strategy_beside_the_record_is_refused(api: Api, option: Mapping[str, Any]) -> None:
     key = await api.new_object({"key": "color", "type": "text"})

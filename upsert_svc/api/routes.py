@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from upsert_svc.api import fields, health, history, jobs, objects, records, relationships, users
+from upsert_svc.api.dry_runs import refusing_dry_run_in_body
 from upsert_svc.api.idempotency import once_per_key
 from upsert_svc.api.parameters import (
     CONDITIONS,
@@ -141,17 +142,19 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
 def routes() -> list[tuple[Route, Mapping[str, Handler]]]:
     """All routes of the service, in order, with the handler of each method."""
     table: list[tuple[str, Mapping[str, Handler]]] = [
-        (path, {method: _handler(operation) for method, operation in operations.items()})
+        (path, {method: _handler(method, operation) for method, operation in operations.items()})
         for path, operations in TABLE.items()
     ]
     table += [(path, {"GET": handler}) for path, handler in health.ENDPOINTS.items()]
     return [(_route(path, handlers), handlers) for path, handlers in table]
 
 
-def _handler(operation: Operation) -> Handler:
+def _handler(method: str, operation: Operation) -> Handler:
     endpoint = operation.endpoint
     if not operation.reads:
         endpoint = once_per_key(endpoint, has_dry_run=operation.takes >= DRY_RUN)
+    if method == "DELETE":
+        endpoint = refusing_dry_run_in_body(endpoint)
     terms = Terms(operation.takes, operation.reads, operation.lists_records, operation.chosen_by)
     endpoint = on_terms(endpoint, terms)
     return as_handler(endpoint, admin_only=operation.admin, is_bulk=operation.bulk, has_pages=operation.pages)
