@@ -224,8 +224,8 @@ def first_set(*values: Any) -> Any:
 class RecordPatch(NamedTuple):
     """What a body says of a record. None: not sent, or null, which never clears a name.
 
-    Whether an external_id was sent as null counts where a record is replaced by its id, and names that may be
-    those of fields, but stand elsewhere, where it is replaced.
+    Whether an external_id was sent as null counts where a record is replaced by its id, and ignored names,
+    which may be meant for fields, where it is replaced.
     """
 
     name: str | None = None
@@ -236,7 +236,10 @@ class RecordPatch(NamedTuple):
     elsewhere: tuple[str, ...] = ()
 
 
-_RECORD_ATTRIBUTES = frozenset({"name", "external_id", "custom_object_fields"})
+FIELDS = "custom_object_fields"
+PHOTO = "photo"  # the one read-only attribute whose value is an object
+_LONGEST_PLACE = 300  # of a name that means a field: its key, and those of what is around it
+_RECORD_ATTRIBUTES = frozenset({"name", "external_id", FIELDS})
 
 
 def record_patch(body: Any, *, empty_is_a_patch: bool = True) -> RecordPatch:
@@ -256,23 +259,44 @@ def record_patch(body: Any, *, empty_is_a_patch: bool = True) -> RecordPatch:
         problems["custom_object_fields"] = [Problem("custom_object_fields must be a JSON object")]
     if problems:
         raise RecordInvalid(problems)
+    unknown: list[str] = []
     if not attributes.keys() <= _RECORD_ATTRIBUTES:
-        beside += [key for key in attributes if key not in _RECORD_ATTRIBUTES]
+        unknown = [key for key in attributes if key not in _RECORD_ATTRIBUTES]
+    ignored = beside + unknown
+    elsewhere: tuple[str, ...] = ()
+    if ignored and not empty_is_a_patch:
+        _refuse_dropped(
+            [*_filled(body, beside), *(key for key in _filled(attributes, unknown) if key != PHOTO)]
+        )
+        elsewhere = tuple(name for name in ignored if len(name) <= _LONGEST_PLACE)
     is_external_id_null = external_id is None and "external_id" in attributes
-    elsewhere = () if empty_is_a_patch else _elsewhere(body, attributes, beside)
-    return RecordPatch(name, external_id or None, fields or {}, _told(beside), is_external_id_null, elsewhere)
+    return RecordPatch(
+        name, external_id or None, fields or {}, _told(ignored), is_external_id_null, elsewhere
+    )
 
 
-def _elsewhere(
-    body: Mapping[str, Any], attributes: Mapping[str, Any], ignored: Sequence[str]
-) -> tuple[str, ...]:
-    """The names that are ignored, and where no fields are sent also those within what is ignored."""
-    names = [name for name in ignored if len(name) <= FIELD_KEY_LIMIT]
-    if "custom_object_fields" not in attributes:
-        values = (attributes.get(name, body.get(name)) for name in ignored)
-        inner = (key for value in values if isinstance(value, dict) for key in value)
-        names += [key for key in inner if len(key) <= FIELD_KEY_LIMIT]
-    return tuple(names)
+def _filled(values: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [name for name in names if is_filled(values[name])]
+
+
+def _refuse_dropped(names: Iterable[str]) -> None:
+    """Raises RecordInvalid for attributes with values in them: who replaces a record must not lose these."""
+    if problems := {name: [dropped(name)] for name in names}:
+        raise RecordInvalid(problems)
+
+
+def is_filled(value: Any) -> bool:
+    """Whether a value is a JSON object or list that is not empty."""
+    return isinstance(value, dict | list) and bool(value)
+
+
+def dropped(name: str) -> Problem:
+    """The refusal of an attribute that would be ignored, with values in it."""
+    name = shortened(name)
+    return Problem(
+        f"{name} would be ignored with all that it holds: fields belong into custom_object_fields",
+        "MisplacedField",
+    )
 
 
 def _told(names: Sequence[str]) -> tuple[str, ...]:

@@ -702,25 +702,136 @@ async def test_a_replacement_with_a_field_one_level_too_high_is_refused_and_clea
     assert await api.records(key) == [made]
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        {"custom_object_record": {"name": "Ford"}, "custom_object_fields": {"color": "blue"}},
-        {"custom_object_record": {"name": "Ford", "fields": {"color": "blue"}}},
-        {"custom_object_record": {"name": "Ford", **{f"x{n}": 1 for n in range(300)}, "color": "blue"}},
-    ],
-    ids=["beside the record", "under another name", "after many others"],
-)
+BLUE: Mapping[str, Any] = {"color": "blue"}
+
+
+def in_record(**attributes: Any) -> dict[str, Any]:
+    return {"custom_object_record": attributes}
+
+
+# what holds values, but not those of the record, and its name
+MISPLACED = [
+    ({**in_record(name="Ford"), "custom_object_fields": BLUE}, "custom_object_fields"),
+    ({**in_record(custom_object_fields={}), "data": [BLUE]}, "data"),
+    ({**in_record(), "record": {"fields": BLUE}}, "record"),
+    ({**in_record(), "photo": BLUE}, "photo"),
+    (in_record(name="Ford", fields=BLUE), "fields"),
+    (in_record(custom_object_fields={}, fields=BLUE), "fields"),
+    (in_record(custom_object_fields=None, fields=BLUE), "fields"),
+    (in_record(custom_object_record={"custom_object_fields": BLUE}), "custom_object_record"),
+    (in_record(custom_fields=[{"id": 1006, "value": "blue"}]), "custom_fields"),
+    (in_record(Custom_Object_Fields=BLUE), "Custom_Object_Fields"),
+    (in_record(url=BLUE), "url"),
+    (in_record(custom_object_fields={"custom_object_fields": BLUE}), "custom_object_fields"),
+    (in_record(custom_object_fields={"name": BLUE}), "name"),
+    (in_record(custom_object_fields={"id": [BLUE]}), "id"),
+]
+# how a field may be called by those who mean it
+MISSPELT = [
+    "Color", "COLOR", "modelYear", "model-year", "custom_object_fields.color", "custom_object_fields[color]",
+    "custom_object_fields[doc][a]", "custom_object_fields_color", "fields/color", "color[]", "doc.a",
+    "custom_object.car.custom_fields.color",
+]  # fmt: skip
+SPELT: list[tuple[dict[str, Any], str]] = [
+    *((in_record(**{name: "blue"}), name) for name in MISSPELT),
+    *(({**in_record(custom_object_fields={}), name: "blue"}, name) for name in MISSPELT),
+    (in_record(name="Ford", **{f"x{n}": 1 for n in range(300)}, color="blue"), "color"),
+]
+
+
+@pytest.fixture(scope="module")
+async def painted(api: Api) -> tuple[str, dict[str, Any]]:
+    """An object with a record that has values to lose."""
+    kinds = {"color": "text", "model_year": "integer", "doc": "json"}
+    key = await api.new_object(*({"key": name, "type": kind} for name, kind in kinds.items()))
+    fields = {"color": "red", "model_year": 1, "doc": {"a": 1}}
+    made = await api.create(key, name="Ford", external_id="v1", custom_object_fields=fields)
+    return key, record_of(made)
+
+
+@pytest.mark.parametrize(("sent", "name"), [*MISPLACED, *SPELT], ids=lambda part: repr(part)[:60])
+@pytest.mark.parametrize("query", [{}, {"strategy": "merge"}, {"dry_run": "true"}], ids=str)
 async def test_a_replacement_with_its_fields_in_another_place_is_refused_and_clears_nothing(
-    api: Api, sent: Mapping[str, Any]
+    api: Api,
+    painted: tuple[str, dict[str, Any]],
+    sent: Mapping[str, Any],
+    name: str,
+    query: Mapping[str, str],
+) -> None:
+    key, made = painted
+    root = f"/custom_objects/{key}/records"
+    for url, found_by in ((f"{root}/{made['id']}", {}), (root, {"external_id": "v1"})):
+        response = await api.client.put(url, params={**found_by, **query}, json=sent)
+        assert list(problems_of(response)) == [name]
+        (problem,) = response.json()["details"][name]
+        assert problem["error"] == "MisplacedField"
+        assert "custom_object_fields" in problem["description"]
+    assert await api.records(key) == [made]
+
+
+async def test_a_replacement_with_very_many_misplaced_names_is_refused_briefly(
+    api: Api, painted: tuple[str, dict[str, Any]]
+) -> None:
+    key, made = painted
+    url = f"/custom_objects/{key}/records/{made['id']}"
+    for value in ([1], 1):
+        names = [f"color.{number}{'x' * 200 if number < 100 else ''}" for number in range(9_000)]
+        response = await api.client.put(url, json=in_record(**dict.fromkeys(names, value)))
+        assert len(problems_of(response)) == 21
+        assert len(response.content) < 20_000
+    assert await api.records(key) == [made]
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"trace": "x", "tags": [], "meta": {}, "fields": None, "custom_object_fields": {}, "colour": 1},
+        {"colors": "blue", "color2": 1, "x" * 2_000: 1, "Custom_Object_Fields": {}},
+    ],
+    ids=["beside", "almost"],
+)
+async def test_what_holds_no_values_is_ignored_by_a_replacement_and_named(
+    api: Api, harmless: Mapping[str, Any]
 ) -> None:
     key = await api.new_object({"key": "color", "type": "text"})
     made = record_of(await api.create(key, name="Ford", custom_object_fields={"color": "red"}))
     url = f"/custom_objects/{key}/records/{made['id']}"
-    assert list(problems_of(await api.client.put(url, json=sent))) == ["color"]
+    photo = {"photo": {"id": 1, "sizes": ["small"]}}  # as one that has any is read elsewhere
+    fields = {"color": "red", "name": "x", "url": "x", **photo, "custom_object_fields": {}}
+    record = {**harmless, **made, **photo, "custom_object_fields": fields}
+    response = await api.client.put(url, json={**harmless, **in_record(**record)})
+    assert record_of(response) == made
+    assert all(name[:200] in response.headers["X-Zendesk-API-Warn"] for name in harmless)
+
+
+@pytest.mark.parametrize("value", [BLUE, [BLUE]], ids=str)
+async def test_fields_within_the_fields_are_refused_by_every_write_of_a_record(api: Api, value: Any) -> None:
+    key = await api.new_object({"key": "color", "type": "text"})
+    made = record_of(
+        await api.create(key, name="Ford", external_id="v1", custom_object_fields={"color": "red"})
+    )
+    twice = {"name": "Fiat", "custom_object_fields": {"custom_object_fields": value}}
+    root = f"/custom_objects/{key}/records"
+    for method, url in (
+        ("POST", root),
+        ("PATCH", f"{root}?external_id=v1"),
+        ("PATCH", f"{root}/{made['id']}"),
+    ):
+        response = await api.client.request(method, url, json={"custom_object_record": twice})
+        assert list(problems_of(response)) == ["custom_object_fields"]
+        assert response.json()["details"]["custom_object_fields"][0]["error"] == "MisplacedField"
+    job = await api.finished_job(key, "update", [{"id": made["id"], **twice}])
+    assert [result["status"] for result in job["results"]] == ["Failed"]
     assert await api.records(key) == [made]
-    emptied = {"custom_object_record": {"name": "Ford", "meta": {"colour": "blue"}, "tags": ["color"]}}
-    assert record_of(await api.client.put(url, json=emptied))["custom_object_fields"] == {"color": None}
+
+
+async def test_a_field_may_be_called_as_the_fields_are(api: Api) -> None:
+    key = await api.new_object({"key": "custom_object_fields", "type": "json"})
+    made = record_of(await api.create(key, name="Ford", custom_object_fields={"custom_object_fields": BLUE}))
+    assert made["custom_object_fields"] == {"custom_object_fields": BLUE}
+    url = f"/custom_objects/{key}/records/{made['id']}"
+    response = await api.client.put(url, json={"custom_object_record": made})
+    assert response.headers["Upsert-Result"] == "unchanged"
 
 
 async def test_a_record_may_be_sent_back_where_a_field_is_called_as_its_attributes_are(api: Api) -> None:

@@ -3,8 +3,10 @@
 Refuses every value that its field's type does not take, and every key that is no active field.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -34,6 +36,9 @@ STANDARD_ATTRIBUTES = frozenset(
     )
 )
 
+_FIELDS = "customobjectfields"
+_PART = re.compile(r"\W+")
+
 
 class FieldValidator:
     """The fields of one object as a pydantic validator of partial values.
@@ -62,8 +67,22 @@ class FieldValidator:
         return [key for key in values if key in STANDARD_ATTRIBUTES and key not in self.fields]
 
     def misplaced(self, names: Iterable[str]) -> list[str]:
-        """The active fields among names that stand where no field does, but for standard attributes."""
-        return [name for name in names if name in self._active and name not in STANDARD_ATTRIBUTES]
+        """The names among those that stand where no field does that mean an active field.
+
+        They are spelt as its key is, or otherwise, or have it as a part, as `custom_object_fields[color]`.
+        """
+        return [name for name in names if name not in STANDARD_ATTRIBUTES and self._means_field(name)]
+
+    def _means_field(self, name: str) -> bool:
+        spelt = _spelt(name)
+        return (spelt.startswith(_FIELDS) and spelt != _FIELDS) or not self._spelt.isdisjoint(
+            _PART.split(spelt)
+        )
+
+    @cached_property
+    def _spelt(self) -> frozenset[str]:
+        """The active fields, as names are compared with them; only a PUT asks for it."""
+        return frozenset(map(_spelt, self._active))
 
     def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values as they are stored, null where one is to be cleared.
@@ -119,6 +138,11 @@ class FieldValidator:
         refused_places = field_type.refused_places
         places = [key] if refused_places is None else refused_places(value, key)
         return [Problem(f"{place} {field_type.expected(field)}") for place in places]
+
+
+def _spelt(name: str) -> str:
+    """A name without what its spellings differ in: upper and lower case, `_` and `-`."""
+    return name.casefold().replace("_", "").replace("-", "")
 
 
 def _nullable_schema(field: FieldDefinition) -> CoreSchema:
