@@ -281,10 +281,37 @@ async def test_a_write_is_refused_that_is_meant_for_another_method(
     assert await place.state(api) == before
 
 
+@each(WRITE_ENDPOINTS)
+@pytest.mark.parametrize("name", ["_method", "_METHOD", "_HttpMethod", "x-http-method-override"])
+async def test_a_write_is_refused_whose_query_means_another_method(
+    api: Api, place: Place, endpoint: Endpoint, name: str
+) -> None:
+    before = await place.state(api)
+    for method in {"PATCH", "PUT", "POST", "DELETE", "GET"} - {endpoint.method}:
+        for asked in (f"{name}={method.lower()}", f"{name}={endpoint.method}&{name}={method}"):
+            assert_named(await ask(api, place, endpoint, query=also(endpoint, asked)), name)
+    assert await place.state(api) == before
+
+
+@each(WRITE_ENDPOINTS)
+async def test_a_write_under_a_time_is_refused_and_told_of_if_match(
+    api: Api, place: Place, endpoint: Endpoint
+) -> None:
+    before = await place.state(api)
+    for value in ("Tue, 03 Feb 2026 09:10:11 GMT", "x"):
+        response = await ask(api, place, endpoint, headers={"If-Unmodified-Since": value})
+        assert_named(response, "If-Unmodified-Since")
+        assert "If-Match" in response.json()["description"]
+    assert await place.state(api) == before
+
+
 async def test_a_read_that_is_meant_to_write_is_refused(api: Api, place: Place) -> None:
     url = place.url("/custom_objects/{key}/records/{id}")
     assert_named(await api.client.get(url, headers={OVERRIDES[0]: "DELETE"}), OVERRIDES[0])
     assert (await api.client.get(url, headers={OVERRIDES[0]: "GET"})).status_code == 200
+    assert_named(await api.client.get(url, params={"_method": "delete"}), "_method")
+    since = {"If-Unmodified-Since": "Tue, 03 Feb 2026 09:10:11 GMT"}
+    assert (await api.client.get(url, params={"_method": "get"}, headers=since)).status_code == 200
     searched = await api.client.post(
         place.url("/custom_objects/{key}/records/search"),
         json={"filter": {"name": {"$eq": "Ford"}}},
@@ -325,7 +352,8 @@ async def test_what_is_harmless_is_ignored_by_every_endpoint(
 ) -> None:
     names = NO_NAMES if endpoint.operation.reads else await targets(api, endpoint)
     harmless = [part for part in HARMLESS.split("&") if part.partition("=")[0] not in endpoint.query]
-    headers = {OVERRIDES[0]: endpoint.method, OVERRIDES[1]: ""}
+    harmless += ["_method=", f"_method={endpoint.method}"]
+    headers = {OVERRIDES[0]: endpoint.method, OVERRIDES[1]: "", "If-Unmodified-Since": ""}
     response = await ask(api, place, endpoint, names=names, query=also(endpoint, *harmless), headers=headers)
     assert response.is_success, response.text
     if str(endpoint) == "POST /custom_objects":

@@ -35,6 +35,11 @@ from upsert_svc.errors import (
         "application/json; charset=utf-8, application/json; charset=utf-8",
         "application/json,text/plain;charset=us-ascii",
         "application/json, ",
+        "application/json; xcharset=latin1",
+        "application/json; x-charset=latin1; charset=utf-8",
+        'application/json; note="a; charset=latin1"',
+        "application/json; charset=",
+        "application/json ; charset = utf-8 ; x",
     ],
 )
 def test_json_and_plain_text_are_taken(content_type: str) -> None:
@@ -52,6 +57,8 @@ def test_json_and_plain_text_are_taken(content_type: str) -> None:
         ("application/jsonp", ""),
         ("application/json; charset=utf-16", ""),
         ("application/json; charset=latin1", ""),
+        ("application/json; charset=utf-8; charset=latin1", ""),
+        ("application/json; x;charset=latin1", ""),
         ("application/json", "gzip"),
         ("application/json", "identity, gzip"),
         ("application/json", "utf-8"),
@@ -73,7 +80,10 @@ def test_other_media_types_and_encodings_are_refused_by_their_value(content_type
         assert told == f"Content-Type must be application/json, not {content_type}"
 
 
-@pytest.mark.parametrize("sent", [b"," * 60_000, b'"' * 60_001, b'a"b",' * 10_000, b";," * 30_000])
+@pytest.mark.parametrize(
+    "sent",
+    [b"," * 60_000, b'"' * 60_001, b'a"b",' * 10_000, b";," * 30_000, b";a" * 30_000, b";" + b" " * 60_000],
+)
 def test_a_long_content_type_is_judged_in_a_moment(sent: bytes) -> None:
     started = time.monotonic()
     with contextlib.suppress(UnsupportedMediaType):

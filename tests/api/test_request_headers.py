@@ -140,6 +140,61 @@ async def test_a_content_type_that_is_refused_is_told(api: Api, place: Place, co
     )
 
 
+TWO_LINES = [
+    ("Content-Type", ("application/json", "text/html"), 415),
+    ("Content-Type", ("application/json", "application/json; charset=utf-16"), 415),
+    ("Content-Type", ("application/json", "application/json; charset=utf-8"), 200),
+    ("Content-Encoding", ("identity", "gzip"), 415),
+    ("Content-Encoding", ("identity", "identity"), 200),
+    ("X-HTTP-Method-Override", ("{method}", "DELETE"), 400),
+    ("X-Method-Override", ("{method}", "DELETE"), 400),
+    ("X-HTTP-Method", ("{method}", "DELETE"), 400),
+    ("X-HTTP-Method-Override", ("{method}", "{method}"), 200),
+    ("If-Match", ("*", '"x"'), 400),
+    ("If-None-Match", ("*", '"x"'), 400),
+    ("If-Match", ("*", "x"), 400),
+]
+
+
+@each([endpoint for endpoint in BODY_ENDPOINTS if endpoint.path.endswith(("/records", "/records/{id}"))])
+@pytest.mark.parametrize(("name", "values", "status"), TWO_LINES, ids=str)
+@pytest.mark.parametrize("is_listed", [False, True], ids=["on two lines", "in a list"])
+async def test_a_header_on_two_lines_is_judged_as_in_one_list(
+    api: Api,
+    place: Place,
+    endpoint: Endpoint,
+    name: str,
+    values: tuple[str, str],
+    status: int,
+    is_listed: bool,
+) -> None:
+    names = await target(api, endpoint)
+    url = f"{place.url(endpoint.path, names)}?{urlencode(endpoint.query)}"
+    sent = [value.format(method=endpoint.method) for value in values]
+    headers = [(name, ", ".join(sent))] if is_listed else [(name, value) for value in sent]
+    before = await api.records(names["key"])
+    response = await api.client.request(endpoint.method, url, json=endpoint.body, headers=headers)
+    expected = 201 if status == 200 and endpoint.method == "POST" else status
+    assert response.status_code == expected, response.text
+    if status != 200:
+        assert await api.records(names["key"]) == before
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+async def test_a_star_that_is_given_twice_is_as_good_as_once(api: Api, method: str, name: str) -> None:
+    for count in range(2):
+        answers = []
+        for sent in ([(name, "*")], [(name, "*")] * 2, [(name, "*, *")]):
+            key = await api.new_object()
+            if count:
+                await api.create(key, name="Ford", external_id="v1")
+            query = "" if method == "POST" else "?external_id=v1"
+            url = f"/custom_objects/{key}/records{query}"
+            answers.append((await api.client.request(method, url, json=CAR, headers=sent)).status_code)
+        assert answers[1:] == answers[:1] * 2
+
+
 async def test_a_credential_that_is_given_twice_is_taken_where_it_is_the_same(api: Api, place: Place) -> None:
     basic = f"Basic {base64.b64encode(f'{ADMIN_EMAIL}/token:{api.token}'.encode()).decode()}"
     for credential in (f"Bearer {api.token}", basic):

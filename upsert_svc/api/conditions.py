@@ -26,15 +26,20 @@ def conditions(call: Call) -> Conditions:
 
 def _tags(call: Call, name: str, *, is_strict: bool) -> tuple[str, ...] | None:
     """The tags that a header lists, on one line or several; None where it is absent."""
-    lines = [value for header, value in call.scope["headers"] if header == name.lower().encode()]
-    if not lines:
+    listed = call.headers.get(name.lower().encode())
+    if listed is None:
         return None
-    text = b", ".join(lines).decode("latin-1").strip()
-    if text == ANY:
+    text = listed.decode("latin-1").strip()
+    if is_any(text):
         return (ANY,)
     if not _TAGS.fullmatch(text):
         raise BadRequest(f'{name} must be * or entity tags in quotes, like "a", "b"')
     return tuple(tag for weak, tag in _EACH.findall(text) if not (is_strict and weak) and tag != ANY)
+
+
+def is_any(text: str) -> bool:
+    """Whether the value of a header is `*`, on one line or on several."""
+    return all(part.strip() == ANY for part in text.split(","))
 
 
 def quoted(entity_tag: str) -> str:

@@ -13,9 +13,11 @@ from urllib.parse import unquote_plus
 
 from starlette.responses import Response
 
-from upsert_svc.api.requests import SEPARATORS, Call, Endpoint, Query
+from upsert_svc.api.conditions import is_any
+from upsert_svc.api.requests import OVERRIDES, SEPARATORS, Call, Endpoint, Query
 from upsert_svc.errors import BadRequest, shortened
 from upsert_svc.payloads import letters_and_digits
+from upsert_svc.records.values import ANY
 
 DRY_RUN = frozenset({"dry_run"})
 IDENTIFIERS = frozenset({"external_id", "name"})
@@ -57,10 +59,10 @@ _SPELLINGS: Mapping[str, str] = {
     **dict.fromkeys(_BEFORE, "before"),
 }
 _CONDITION_HEADERS = {name.lower().encode(): name for name in sorted(CONDITIONS)}
-_OVERRIDES = {
-    name.lower().encode(): name for name in ("X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method")
-}
-_HEADERS = frozenset((*_CONDITION_HEADERS, *_OVERRIDES))
+_OVERRIDES = {name.lower().encode(): name for name in OVERRIDES}
+_OVERRIDING = frozenset(("_method", "_httpmethod", *map(str.lower, OVERRIDES)))  # parameters that do the same
+_UNMODIFIED = b"if-unmodified-since"
+_HEADERS = frozenset((*_CONDITION_HEADERS, *_OVERRIDES, _UNMODIFIED))
 _WRITING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _INDEX = re.compile(r"(\[\d*\])+$")
 _PAGING = frozenset({"page", "after", "before", "size"})
@@ -87,7 +89,8 @@ class Terms:
         query = call.query
         if not query.names <= self._plain:
             for name, value in query.pairs:
-                if (problem := self._problem(call, name, value)) is not None:
+                problem = self._problem(call, name, value) or self._override_problem(call, name, value)
+                if problem is not None:
                     return BadRequest(problem)
         if not _HEADERS.isdisjoint(call.headers):
             return self._of_headers(call)
@@ -138,22 +141,31 @@ class Terms:
         return _not_taken(name, "cursor") if is_for_export else None
 
     def _of_headers(self, call: Call) -> BadRequest | None:
-        method = call.scope["method"]
         for header, name in _OVERRIDES.items():
-            listed = call.headers.get(header, b"").decode("latin-1").upper().split(",")
-            others = {asked.strip() for asked in listed} - {"", method}
-            if others & _WRITING if self.reads else others:
-                return BadRequest(f"{name} is not taken: the method of the request counts, which is {method}")
+            if self._is_of_another_method(call, call.headers.get(header, b"").decode("latin-1")):
+                return BadRequest(_overridden(call, name))
         if self.reads:
             return None
         for header, name in _CONDITION_HEADERS.items():
             if header in call.headers and not self._takes_condition(name, call.headers[header]):
                 where = "it goes with a record that stands: PATCH, PUT and DELETE of records"
                 return BadRequest(f"{name} is not taken here, where there is no version to compare: {where}")
+        if call.headers.get(_UNMODIFIED, b"").strip():
+            return BadRequest("If-Unmodified-Since is not taken: If-Match is, with the ETag of a record")
         return None
 
+    def _override_problem(self, call: Call, name: str, value: str) -> str | None:
+        if name.strip().lower() not in _OVERRIDING or not self._is_of_another_method(call, value):
+            return None
+        return _overridden(call, shortened(name))
+
+    def _is_of_another_method(self, call: Call, listed: str) -> bool:
+        """Whether a list of methods names another than the request's; to a read, another that writes."""
+        others = {asked.strip() for asked in listed.upper().split(",")} - {"", call.scope["method"]}
+        return bool(others & _WRITING if self.reads else others)
+
     def _takes_condition(self, name: str, value: bytes) -> bool:
-        return name in self.takes or f"{name}: {value.decode('latin-1').strip()}" in self.takes
+        return name in self.takes or (f"{name}: {ANY}" in self.takes and is_any(value.decode("latin-1")))
 
 
 def on_terms(endpoint: Endpoint, terms: Terms) -> Endpoint:
@@ -234,6 +246,10 @@ def _is_another_page(name: str, value: str) -> bool:
     except ValueError:
         return "offset" in name.lower()
     return number > (0 if "offset" in name.lower() else 1)
+
+
+def _overridden(call: Call, name: str) -> str:
+    return f"{name} is not taken: the method of the request counts, which is {call.scope['method']}"
 
 
 def _not_taken(name: str, meant: str) -> str:

@@ -22,10 +22,10 @@ Waited = Callable[[], float]  # for how many seconds the server has listened for
 
 _REMEMBERED_BYTES = 200  # of headers that are looked at once
 _MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
-_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
+_CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii"})
 _ENCODINGS = frozenset({"", "identity"})
 _LISTED = re.compile(r'(?:[^,"]|"[^"]*"?)+')  # a value of a list; commas in quotes separate nothing
-_CHARSET = re.compile(r"charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
+_PARAMETER = re.compile(r';\s*([^=;\s"]+)\s*=\s*("[^"]*"?|[^;\s]*)')  # of a media type, with its value
 
 
 def require_json(content_type: bytes, content_encoding: bytes = b"") -> None:
@@ -41,14 +41,14 @@ def require_json(content_type: bytes, content_encoding: bytes = b"") -> None:
 def _require_json(content_type: bytes, content_encoding: bytes) -> None:
     sent_type, sent_encoding = content_type.decode("latin-1"), content_encoding.decode("latin-1")
     for listed in _LISTED.findall(sent_type):
-        media_type, _, parameters = listed.partition(";")
+        media_type, semicolon, parameters = listed.partition(";")
         if media_type.strip().lower() not in _MEDIA_TYPES:
             raise UnsupportedMediaType(f"Content-Type must be application/json, not {shortened(sent_type)}")
-        charset = _CHARSET.search(parameters)
-        if charset and charset[1].lower() not in _CHARSETS:
-            raise UnsupportedMediaType(
-                f"The body must be encoded in UTF-8, and Content-Type says {shortened(charset[0])}"
-            )
+        for name, value in _PARAMETER.findall(semicolon + parameters):
+            if name.lower() == "charset" and value.strip('" ').lower() not in _CHARSETS:
+                raise UnsupportedMediaType(
+                    f"The body must be encoded in UTF-8, and Content-Type says {shortened(f'{name}={value}')}"
+                )
     if not {encoding.strip().lower() for encoding in sent_encoding.split(",")} <= _ENCODINGS:
         raise UnsupportedMediaType(
             f"Content-Encoding: {shortened(sent_encoding)} is not taken: the body must be sent as it is,"

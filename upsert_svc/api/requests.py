@@ -31,6 +31,10 @@ from upsert_svc.turns import CALLER
 
 _PRINCIPAL = "upsert_svc.principal"  # in the scope, which is the request's own
 _HELD = "upsert_svc.held"  # the memory of a page, until it is sent
+# the headers that are judged by all of their lines; of any other the first counts
+OVERRIDES = ("X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method")
+_LISTED_NAMES = ("Content-Type", "Content-Encoding", "If-Match", "If-None-Match", "If-Unmodified-Since")
+_LISTED = frozenset(name.lower().encode() for name in (*_LISTED_NAMES, *OVERRIDES))
 _UNCOUNTED_BYTES = 4 << 10  # of a body; those that are as small are bounded by the number of requests
 _COPIES = 4  # of a body, at most: as it came, as a value, as it is stored, as it is sent on
 _PAGE_BYTES = 4 << 20  # of a page while it is made
@@ -276,7 +280,7 @@ def as_handler(
 
     async def handle(scope: Scope, receive: Receive) -> Response:
         service: Service = scope["app"].state.service
-        headers: request_body.Headers = dict(reversed(scope["headers"]))  # of one given twice the first
+        headers = _headers(scope["headers"])
         principal = await authenticate(scope)
         CALLER.set(principal.account_id)
         parameters = scope["path_params"]
@@ -295,6 +299,15 @@ def as_handler(
                 call.held.release()
 
     return handle
+
+
+def _headers(lines: Sequence[tuple[bytes, bytes]]) -> request_body.Headers:
+    """The headers of a request by their names: of one on several lines the first, or a list of all."""
+    headers = dict(reversed(lines))
+    if len(headers) < len(lines):  # which is rare, and costs nothing where it is not so
+        for listed in _LISTED & headers.keys():
+            headers[listed] = b", ".join(value for name, value in lines if name == listed)
+    return headers
 
 
 def _with_memory_of_a_page(endpoint: Endpoint) -> Endpoint:
