@@ -871,6 +871,24 @@ async def test_a_record_may_be_sent_back_where_a_field_is_called_as_its_attribut
         assert response.headers["Upsert-Result"] == "unchanged"
 
 
+async def test_what_a_search_or_a_reordering_ignores_of_its_body_is_named(api: Api, place: Place) -> None:
+    search = place.url("/custom_objects/{key}/records/search")
+    reorder = place.url("/custom_objects/{key}/fields/reorder")
+    page, by_name = {"size": 1, "number": None, "total": 3}, {"name": {"$eq": "Ford"}}
+    for method, url, sent, ignored in (
+        ("POST", search, {"filter": by_name, "page": page, "limit": 5}, ["limit", "page.total"]),
+        ("POST", search, {"filter": by_name, "page": {"size": 1}, "sort": "id"}, []),
+        ("PUT", reorder, {"field_ids": [], "order": 1}, ["order"]),
+        ("PUT", reorder, {"custom_object_field_ids": [], "field_ids": [7]}, ["field_ids"]),
+        ("PUT", reorder, {"custom_object_field_ids": []}, []),
+    ):
+        response = await api.client.request(method, url, json=sent)
+        assert response.status_code == 200, response.text
+        names = ", ".join(f'"{name}"' for name in ignored)
+        told = f"Removed restricted keys [{names}] from parameters" if ignored else None
+        assert response.headers.get("X-Zendesk-API-Warn") == told
+
+
 # Lists
 
 CHOOSING = [

@@ -58,21 +58,25 @@ async def delete(call: Call) -> Response:
 
 @undone_by_dry_run
 async def reorder(call: Call) -> Response:
-    field_ids = _field_ids(await call.json_or(_NO_IDS))
+    field_ids, ignored = _field_ids(await call.json_or(_NO_IDS))
     await call.service.object_fields.reorder(call.principal, call.path("key"), field_ids)
-    return responses.JsonResponse("")
+    return responses.JsonResponse("", headers=responses.warning(ignored))
 
 
 async def limit(call: Call) -> Response:
     return responses.usage(await call.service.object_fields.usage(call.principal, call.path("key")))
 
 
-def _field_ids(body: Any) -> list[int]:
-    """The ids in the order asked for; clients send them as numbers or as text, under either name."""
+def _field_ids(body: Any) -> tuple[list[int], list[str]]:
+    """The ids in the order asked for, and the names of what is ignored.
+
+    Clients send them as numbers or as text, under either name.
+    """
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object with the key custom_object_field_ids")
     require_no_parameter(body)
-    ids = body.get("custom_object_field_ids", body.get("field_ids"))
+    name = "custom_object_field_ids" if "custom_object_field_ids" in body else "field_ids"
+    ids = body.get(name)
     if not isinstance(ids, list):
         raise BadRequest("custom_object_field_ids must be a list of field ids")
     whole = map(as_whole, ids)
@@ -81,7 +85,7 @@ def _field_ids(body: Any) -> list[int]:
         text.isascii() and text.isdigit() and len(text) < 10 for text in texts
     ):
         raise BadRequest("custom_object_field_ids must be a list of field ids")
-    return list(dict.fromkeys(int(text) for text in texts))
+    return list(dict.fromkeys(int(text) for text in texts)), [key for key in body if key != name]
 
 
 async def _body(call: Call) -> tuple[FieldBody, list[str]]:

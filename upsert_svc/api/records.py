@@ -23,7 +23,7 @@ from upsert_svc.search.relationship_filters import RelationshipFilter
 _DYNAMIC_VALUE = re.compile(r"filter\[dynamic_values\]\[([^\]]+)\]")
 _DYNAMIC_IDS = ("requester_id", "assignee_id", "organization_id")
 _SEARCH_KEYS = ("filter", "page", "sort")
-_PAGE_KEYS = ("size", "after", "before")
+_PAGE = ("size", "after", "before")  # what the body of a search may say of it
 _STRATEGIES: Mapping[str, Strategy] = {"": "force", "force": "force", "merge": "merge", "replace": "replace"}
 
 
@@ -116,8 +116,12 @@ async def listing(call: Call) -> Response:
 
 
 async def search(call: Call) -> Response:
-    query, filter_ = _searched(await call.json(), call.query)
-    return await _page(call, query, Filter(filter_), is_counted=True)
+    body = await call.json()
+    query, criteria = _searched(body, call.query)
+    told = responses.warning(_ignored_in_search(body))
+    response = await _page(call, query, criteria, is_counted=True)
+    response.headers.update(told)
+    return response
 
 
 async def search_words(call: Call) -> Response:
@@ -173,7 +177,17 @@ def _chosen(query: Query) -> Sequence[list[str] | None]:
     return [comma_separated({name: query.once(name)}, name) for name in names]
 
 
-def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
+def _ignored_in_search(body: Mapping[str, Any]) -> list[str]:
+    """The names of what a search does not look at."""
+    page = body.get("page") or {}
+    known = {*_PAGE, "number"}  # the last is null, or it would have been refused
+    return [
+        *(name for name in body if name not in ("filter", "page", "sort")),
+        *(f"page.{name}" for name in page if name not in known),
+    ]
+
+
+def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Filter]:
     """The query of a search, to which its body may add the page and the sort, and the filter."""
     if not isinstance(body, dict) or body.get("filter") is None:
         raise BadRequest("The body must be a JSON object with the key filter")
@@ -181,13 +195,13 @@ def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Any]:
     if not isinstance(page, dict):
         raise BadRequest("page must be a JSON object")
     _require_known({name: value for name, value in body.items() if name not in _SEARCH_KEYS})
-    _require_known({f"page.{name}": value for name, value in page.items() if name not in _PAGE_KEYS})
-    added = {f"page[{name}]": as_whole(page.get(name)) for name in _PAGE_KEYS}
+    _require_known({f"page.{name}": value for name, value in page.items() if name not in _PAGE})
+    added = {f"page[{name}]": as_whole(page.get(name)) for name in _PAGE}
     added["sort"] = body.get("sort")
     if not all(value is None or type(value) in (str, int) for value in added.values()):
         raise BadRequest("page and sort must be numbers or text")
     asked = {name: str(value) for name, value in added.items() if value is not None}
-    return asked | {name: value for name, value in query.items() if value}, body["filter"]
+    return asked | {name: value for name, value in query.items() if value}, Filter(body["filter"])
 
 
 def _require_known(keys: Mapping[str, Any]) -> None:
