@@ -79,7 +79,7 @@ def _of_condition(name: str, kind: Operands, operator: str, value: Any) -> Mappi
     """The filter of a condition on what a filter calls by that name; None for one that is passed over."""
     if operator in ("present", "not_present"):
         return {name: {"$exists": operator == "present"}}
-    if operator in _DAYS and "$gte" in kind.operators:
+    if operator in _DAYS and kind in (operands.DATE, operands.MOMENT):
         return _within(name, _DAYS[operator], value)
     if operator in _ORDERING and _ORDERING[operator] in kind.operators:
         operand = _operand(kind, value)
