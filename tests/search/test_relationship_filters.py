@@ -1,4 +1,4 @@
-"""Conditions narrow what is offered and refuse nothing: no condition becomes a filter that a search refuses."""
+"""Conditions narrow what is offered and refuse nothing: none becomes a filter that a search refuses."""
 
 from decimal import Decimal
 from typing import Any
@@ -20,8 +20,8 @@ COMPARING = ("less_than", "less_than_equal", "greater_than", "greater_than_equal
 DAYS = ("within_previous_n_days", "within_next_n_days")
 OPERATORS = (*POSITIVE, *(f"not_{name}" for name in POSITIVE), "is_not", *COMPARING, *DAYS)
 VALUES: tuple[Any, ...] = (
-    None, "", "red", 1, "1", True, Decimal("1.5"), Decimal("1e9999"), -5, "9" * 300, "0000-00-00", "2026-02-03",
-    "2026-02-03T09:10:11Z", "external_id:", "NAME", [], {}, ["red", 1, None], [[1]], {"red": 1},
+    None, "", "red", 1, "1", True, Decimal("1.5"), Decimal("1e9999"), -5, "9" * 300, "0000-00-00",
+    "2026-02-03", "2026-02-03T09:10:11Z", "external_id:", "NAME", [], {}, ["red", 1, None], [[1]], {"red": 1},
 )  # fmt: skip
 
 

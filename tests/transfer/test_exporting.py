@@ -422,6 +422,28 @@ async def test_what_cannot_be_exported_is_one_line_of_complaint_and_leaves_the_f
     assert names(tmp_path) == ["cars.csv", "folder.csv"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("count", [1, 1000])
+async def test_a_full_disk_behind_the_standard_output_is_told_in_one_line(api: Api, count: int) -> None:
+    car = await many(api, count)
+    full = os.open("/dev/full", os.O_WRONLY)
+
+    process = await started(api, car, stdout=full)
+    os.close(full)
+    _, err = await process.communicate()
+
+    assert (process.returncode, err) == (1, b"The standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+async def test_a_pipe_is_no_file_to_export_to(api: Api, path: str) -> None:
+    process = await started(api, "car", "--output", path, "--format", "csv")
+    out, err = await process.communicate()
+
+    said = f"{path} is not a file; without --output the records go to the standard output\n"
+    assert (process.returncode, out, err.decode()) == (1, b"", said)
+
+
 async def test_a_link_stays_a_link(api: Api, tmp_path: Path) -> None:
     car = await api.new_object()
     (tmp_path / "folder").mkdir()

@@ -2,6 +2,7 @@ import asyncio
 import codecs
 import contextlib
 import csv
+import json
 import os
 import signal
 import sys
@@ -357,6 +358,27 @@ async def test_a_blank_before_a_quoted_cell_is_refused_and_one_between_the_quote
     assert [records[key]["name"] for key in "DE"] == [' "Jane"', ' 5" pipe']
 
 
+async def test_any_white_space_before_a_quoted_cell_is_a_blank(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    spaces = [*"\t\u00a0\u2003\u3000\x0b\x0c\x85", " \t", "\t ", "\u00a0 \t"]
+    rows = [f'{number},{space}"Jane",' for number, space in enumerate(spaces)]
+    kept = [f'"Q{number}","{space}""Jane""",' for number, space in enumerate(spaces)]
+    file.write_bytes("\n".join(["external_id,name,color", *rows, *kept, '"L","\n""Jane""",', ""]).encode())
+
+    ran = await imported(api, file, car)
+
+    assert (ran.code, ran.counts) == (3, [len(spaces) + 1, 0, 0, len(spaces)]), ran
+    assert [row["reasons"]["base"] for row in refused(file)] == [
+        [f"A blank stands before the quotes of {json.dumps(space + chr(34) + 'Jane' + chr(34))}"]
+        for space in spaces
+    ]
+    records = await by_external_id(api, car)
+    assert [records[f"Q{number}"]["name"] for number in range(len(spaces))] == [
+        f'{space}"Jane"' for space in spaces
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -366,6 +388,12 @@ async def test_a_blank_before_a_quoted_cell_is_refused_and_one_between_the_quote
         ("a.csv", "external_id,name\nA,北京\n".encode("utf-16-be"), "a.csv is UTF-16,"),
         ("a.ndjson", '{"external_id":"A"}\n'.encode("utf-16"), "a.ndjson is UTF-16,"),
         ("a.ndjson", '{"external_id":"A"}\n'.encode("utf-16-le"), "a.ndjson is UTF-16,"),
+        *(
+            (f"a.{suffix}", f"{empty}{text}\n".encode(encoding), f"a.{suffix} is UTF-16,")
+            for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+            for empty in ("\n", "\n\n", "\r\n", " \n", "\t\n\n")
+            for suffix, text in (("csv", "external_id,name\nA,Ada"), ("ndjson", '{"external_id":"A"}'))
+        ),
         ("a.csv", "external_id,größe\nA,1\n".encode("cp1252"), "The header is not UTF-8; it may be Latin-1"),
         ("a.csv", b"PK\x03\x04\x14\x00", "a.csv is a spreadsheet or a ZIP archive"),
         ("a.csv", b"external_id,\x1b[31mname\x07\nA,Ada\n", r'Unknown columns: "\x1b[31mname\x07";'),
@@ -652,6 +680,75 @@ async def test_what_is_missing_is_one_line_of_complaint(api: Api, tmp_path: Path
         assert ran.err.count("\n") == 1
 
 
+NO_UTF8 = os.fsdecode(b"\xff")
+NO_KEYS = ("a/b", "../car", "..", "car?x=1", "a b", "k\u00e4fer", "car\n", "\x1b[2J", "a" * 101, NO_UTF8)
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+@pytest.mark.parametrize("key", NO_KEYS)
+async def test_an_object_that_no_key_can_be_is_told_as_such(tmp_path: Path, command: str, key: str) -> None:
+    (file := tmp_path / "cars.csv").write_text("external_id,name\nA,Ada\n")
+    options = [str(file), "--key", "external_id"] if command == "import" else ["--output", str(file)]
+
+    ran = await asyncio.to_thread(CliRunner().invoke, app, [command, key, *options, "--token", "t"])
+
+    assert (ran.exit_code, ran.stdout) == (1, ""), ran
+    assert ran.stderr.startswith("OBJECT must be the key of an object")
+    assert ran.stderr.count("\n") == 1
+    assert names(tmp_path) == ["cars.csv"]
+
+
+async def test_a_key_that_is_no_utf_8_is_one_line_of_complaint(tmp_path: Path) -> None:
+    (file := tmp_path / "cars.ndjson").write_text('{"external_id": "A"}\n')
+
+    options = ["import", "car", str(file), "--key", NO_UTF8, "--token", "t"]
+    ran = await asyncio.to_thread(CliRunner().invoke, app, options)
+
+    assert (ran.exit_code, ran.stderr) == (1, "--key must name a column, in UTF-8\n"), ran
+    assert names(tmp_path) == ["cars.ndjson"]
+
+
+async def test_paths_of_any_bytes_are_imported_resumed_and_exported(api: Api, tmp_path: Path) -> None:
+    car = await api.new_object(*FIELDS)
+    latin1 = [os.fsdecode(name) for name in (b"f\xfcr", b"z\xfcge.csv", b"st\xf6rung.ndjson", b"\xe4.ndjson")]
+    (folder := tmp_path / latin1[0]).mkdir()
+    (file := folder / latin1[1]).write_text(
+        "external_id,name\n" + "".join(f"{n},Car {n}\n" for n in range(400)) + "bad,\n"
+    )
+    refused_rows = folder / latin1[2]
+
+    async with delayed(api.running.address, lambda: 0.02) as slow:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "upsert_svc", "import", car, latin1[1], "--key", "external_id",
+            "--concurrency", "1", "--refused", latin1[2], cwd=folder,
+            env=os.environ | {"UPSERT_SVC_URL": slow, "UPSERT_SVC_TOKEN": api.token},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        state = file.with_name(f"{file.name}.import-state")
+        for _ in range(1500):
+            if state.exists() or process.returncode is not None:
+                break
+            await asyncio.sleep(0.02)
+        if process.returncode is None:
+            process.kill()
+        _, err = await process.communicate()
+        assert err == b""
+        resumed = await imported(
+            api, file, car, url=slow, options=["--refused", str(refused_rows), "--concurrency", "1"]
+        )
+    out = await asyncio.to_thread(
+        CliRunner().invoke, app, ["export", car, "--output", str(folder / latin1[3])],
+        env={"UPSERT_SVC_URL": api.running.address, "UPSERT_SVC_TOKEN": api.token},
+    )  # fmt: skip
+
+    assert (resumed.code, sum(resumed.counts), resumed.counts[3]) == (3, 401, 1), resumed
+    assert "Going on behind line" in resumed.err
+    assert resumed.err.splitlines()[-1].isprintable()
+    assert (out.exit_code, out.exception) == (0, None), out
+    assert names(folder) == sorted(latin1[1:])
+    assert (folder / latin1[3]).read_text().count("\n") == 400
+
+
 async def test_a_process_that_fails_says_so_without_a_traceback(tmp_path: Path) -> None:
     process = await started(tmp_path / "cars.csv", "car", "vin", "http://127.0.0.1:9", "token")
 
@@ -846,11 +943,24 @@ async def test_a_sender_keeps_its_connection(api: Api, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://", "http://127.0.0.1:99999", "http://a:b@127.0.0.1", "http://127.0.0.1/?a=b", "http://[::1"],
-)
+    [
+        "http://", "http://127.0.0.1:99999", "http://a:b@127.0.0.1", "http://127.0.0.1/?a=b", "http://[::1",
+        "http://a..b", "http://.local", "http://xn--a", f"http://{'a' * 64}", f"http://{'ä' * 64}.de",
+        "http://h\0", "http://h\n", "http://\x1b[2J", f"http://{NO_UTF8}", f"http://h/{NO_UTF8}", "http://a:b:c",
+        "http://h/\0", " ", "http://..",
+    ],
+)  # fmt: skip
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(TransferFailed):
+    with pytest.raises(TransferFailed) as refusal:
         client._address(url)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://käfer.de", "http://a_b:80", "http://[::1]:8080", "https://h.", "http://1.2"]
+)
+def test_an_address_of_any_name_of_a_host_is_taken(url: str) -> None:
+    assert client._address(url)
 
 
 @pytest.mark.parametrize("end", ["", "/", "/api/v2", "/api/v2/"])

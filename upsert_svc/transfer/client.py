@@ -6,6 +6,7 @@ Retries what passes. Raises TransferFailed for what does not, and for what no up
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ _BACKOFF_SECONDS, _BACKOFF_LIMIT_SECONDS, _RETRY_AFTER_LIMIT_SECONDS = 0.25, 10.
 _TIMEOUT_SECONDS = 30.0
 # A page of 100 fields, each with its 2000 options, is the largest answer.
 _ANSWER_LIMIT_BYTES = 64 << 20
+_OBJECT_KEY = re.compile(r"[A-Za-z0-9_]{1,100}")
 
 
 def escaped(text: str) -> str:
@@ -202,8 +204,8 @@ async def connected(target: Target, *, connections: int) -> AsyncIterator[Servic
     """
     if not target.token or not (target.token.isascii() and target.token.isprintable()):
         raise TransferFailed("A token is needed: --token or UPSERT_SVC_TOKEN")
-    if not target.object_key.strip():
-        raise TransferFailed("OBJECT must be the key of an object")
+    if not _OBJECT_KEY.fullmatch(target.object_key):
+        raise TransferFailed("OBJECT must be the key of an object, of letters, digits and underscores")
     address = _address(target.url)
     headers = {"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}
     async with aiohttp.ClientSession(
@@ -234,13 +236,23 @@ def _address(url: str) -> str:
     """
     try:
         parsed = URL(url)
+        host = _host(parsed)
+    except UnicodeError:
+        raise TransferFailed(f"{url}: no host can have such a name") from None
     except ValueError as error:
         raise TransferFailed(f"{url}: {error}") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not host or not url.isprintable():
         raise TransferFailed(f"{url} is not an http or https address")
     if parsed != parsed.with_user(None).with_query(None).with_fragment(None):
         raise TransferFailed("The service's address must be without user, password, query and fragment")
     return str(parsed).rstrip("/").removesuffix("/api/v2").rstrip("/")
+
+
+def _host(url: URL) -> str | None:
+    """The host of a URL. Raises UnicodeError for what can be none: a part of it is empty or too long."""
+    host = url.host
+    (url.raw_host or "").encode("idna")
+    return host
 
 
 def _spoken(error: Exception) -> str:

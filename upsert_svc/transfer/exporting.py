@@ -89,7 +89,10 @@ def run(options: Options) -> Summary:
         _discard_output()
         raise TransferFailed("The standard output was closed before the end") from None
     except OSError as error:
-        raise TransferFailed(f"{error.filename or options.path}: {error.strerror or error}") from None
+        if options.path is None:
+            _discard_output()
+        where = error.filename or options.path or "The standard output"
+        raise TransferFailed(f"{where}: {error.strerror or error}") from None
 
 
 def _discard_output() -> None:
@@ -107,7 +110,7 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
         return
     target = Path(os.path.realpath(path))  # so that a link stays one
-    if target.exists() and not target.is_file():
+    if path.exists() and not path.is_file():
         raise TransferFailed(f"{path} is not a file; without --output the records go to the standard output")
     if not target.parent.is_dir():
         raise TransferFailed(f"{path}: No such file or directory")

@@ -33,6 +33,11 @@ def lock(file: BinaryIO, refusal: str) -> None:
             raise TransferFailed(refusal) from None
 
 
+def spelled(path: Path) -> str:
+    """A path as text that JSON can hold: its bytes are any, and those that are not UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def refuse_foreign(path: Path, is_ours: Callable[[bytes], bool]) -> None:
     """Raises TransferFailed for what is there and is no file that begins as an earlier run would begin it.
 

@@ -54,7 +54,7 @@ class Files:
 
         The partial file is looked at when it is opened.
         """
-        if self.target.exists() and not self.target.is_file():
+        if self.refused.exists() and not self.refused.is_file():
             raise TransferFailed(f"{self.refused} is not a file; --refused names where refused rows go")
         if self.target.exists() and self.target.samefile(self.path):
             raise TransferFailed(f"{self.refused} is the file to import; --refused must name another")

@@ -38,6 +38,7 @@ _MARKS = {
     b"\xd0\xcf\x11\xe0": "a spreadsheet",
     b"\x1f\x8b": "compressed",
 }
+_BLANK_BYTES = b"\r\n \t"  # the first of them ends where UTF-16 has a 0
 _NOT_UTF8 = "not UTF-8; it may be Latin-1 or Windows-1252"
 _CSV_ERRORS = {  # what Python calls them, and what they are
     "unexpected end of data": "a quote is not closed",
@@ -46,6 +47,8 @@ _CSV_ERRORS = {  # what Python calls them, and what they are
 }
 _HALF_A_CHARACTER = "has half a character, a lone surrogate"
 _OTHER_COMMA = re.compile(r"[;\t|]")
+_BLANK = re.compile(r"[^\S\r\n]")  # any white space within a line
+_SPACED_QUOTE = re.compile(r'\s+"')
 _PLAIN_NAME = re.compile(r"[\w.-]+")
 _IDENTIFIER_LIMIT = 4096  # characters, so that the URL stays a URL; the service's own limit is far lower
 
@@ -130,7 +133,7 @@ class SourceRow(NamedTuple):
         if isinstance(self.upsert, Upsert):
             return self.upsert.identifier
         key = self.upsert.key or ""
-        return str(key) if 0 < len(key) <= _IDENTIFIER_LIMIT and _is_utf8(key) else None
+        return str(key) if 0 < len(key) <= _IDENTIFIER_LIMIT and is_utf8(key) else None
 
 
 class Source:
@@ -167,7 +170,7 @@ def _problem_of_beginning(head: bytes) -> str | None:
     for mark, name in _MARKS.items():
         if head.startswith(mark):
             return f"is {name}, not UTF-8; save it as CSV or NDJSON in UTF-8"
-    first_line = head.partition(b"\n")[0]
+    first_line = head.lstrip(_BLANK_BYTES).partition(b"\n")[0]
     if first_line.count(0) * 4 > len(first_line):  # of the letters of keys every second byte is 0
         return "is UTF-16, or no text at all, and not UTF-8; save it as CSV or NDJSON in UTF-8"
     if b"\r" in head.rstrip(b"\r") and b"\n" not in head:
@@ -214,7 +217,7 @@ def _header(lines: _Lines, definition: TargetDefinition) -> list[str]:
         header = _next_cells(reader, lines.position.line + 1)
     if header is None:
         raise TransferFailed("The file has no header row")
-    if not _is_utf8(*header):
+    if not is_utf8(*header):
         raise TransferFailed(f"The header is {_NOT_UTF8}")
     columns = [_quoted(column) for column in header]
     if again := sorted({column for column in columns if columns.count(column) > 1}):
@@ -252,7 +255,7 @@ def _quoted(column: str) -> str:
     return column if _PLAIN_NAME.fullmatch(column) else f'"{column}"'
 
 
-def _is_utf8(*texts: str) -> bool:
+def is_utf8(*texts: str) -> bool:
     """Whether texts were read from UTF-8: other bytes became surrogates, which cannot be written as such."""
     try:
         "".join(texts).encode()
@@ -283,19 +286,24 @@ def _noted(lines: Iterator[str], taken: list[str]) -> Iterator[str]:
 
 
 def _spaced_quotes(cells: Sequence[str], lines: Sequence[str]) -> list[str]:
-    """The cells that begin with a blank before a quote, which so is a part of them: hardly meant."""
-    if not any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for cell in cells):
+    """The cells that begin with white space before a quote, which so is a part of them: hardly meant."""
+    if not any(map(_SPACED_QUOTE.match, cells)):
         return []
     # were the blanks not there, would another cell be read? not where they are themselves between quotes
     try:
-        meant = next(csv.reader(lines, strict=True, skipinitialspace=True))
+        meant = next(csv.reader(map(_blanked, lines), strict=True, skipinitialspace=True))
     except csv.Error:
         meant = []
     return [
         cell
         for number, cell in enumerate(cells)
-        if cell.startswith(" ") and cell.lstrip(" ").startswith('"') and meant[number : number + 1] != [cell]
+        if _SPACED_QUOTE.match(cell) and meant[number : number + 1] != [_blanked(cell)]
     ]
+
+
+def _blanked(text: str) -> str:
+    """The text with a blank for any other white space, which is all that the reader of CSV can skip."""
+    return _BLANK.sub(" ", text)
 
 
 def _next_cells(reader: Iterator[list[str]], line: int) -> list[str] | None:
@@ -338,7 +346,7 @@ def of_cells(
     if len(cells) != len(header):
         reason = f"The row has {len(cells)} cells, the header has {len(header)}"
         raise RowRefused({"base": [reason]}, key=identifier)
-    if not _is_utf8(*cells):
+    if not is_utf8(*cells):
         raise RowRefused({"base": [f"The row is {_NOT_UTF8}"]}, key=identifier)
     values, problems = _read(definition, given)
     if problems:
@@ -362,7 +370,7 @@ def _read(
 
 def of_line(definition: TargetDefinition, text: str) -> Upsert:
     """The upsert of an NDJSON line. Raises RowRefused."""
-    if not _is_utf8(text):
+    if not is_utf8(text):
         raise RowRefused({"base": [f"The line is {_NOT_UTF8}"]})
     try:
         values = parsed_json(text)
@@ -414,7 +422,7 @@ def _upsert(definition: TargetDefinition, identifier: str, values: Mapping[str, 
     fields = {
         key: value for key, value in values.items() if key in definition.kinds and key not in STANDARD_COLUMNS
     }
-    if not _is_utf8(identifier):
+    if not is_utf8(identifier):
         raise RowRefused({definition.key: [f"{definition.key} {_HALF_A_CHARACTER}"]})
     try:
         body = {"custom_object_record": {**record, "custom_object_fields": fields}}

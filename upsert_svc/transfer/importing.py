@@ -25,9 +25,9 @@ from upsert_svc.transfer.client import (
     connected,
     naming_of,
 )
-from upsert_svc.transfer.files import lock
+from upsert_svc.transfer.files import lock, spelled
 from upsert_svc.transfer.import_ledger import OUTCOMES, Files, Ledger, kept_state
-from upsert_svc.transfer.import_rows import RowRefused, Source, TargetDefinition, Upsert
+from upsert_svc.transfer.import_rows import RowRefused, Source, TargetDefinition, Upsert, is_utf8
 from upsert_svc.transfer.import_sending import ROWS_AHEAD, Sending
 
 _ROW_REFUSALS = frozenset({400, 413, 414, 422, 431})
@@ -137,6 +137,8 @@ def run(options: Options) -> Summary:
     """Imports the file; answers what became of its rows. Raises TransferFailed."""
     if not options.key.strip():
         raise TransferFailed("--key must name a column")
+    if not is_utf8(options.key):
+        raise TransferFailed("--key must name a column, in UTF-8")
     try:
         with options.path.open("rb") as file:
             lock(file, f"{options.path} is being imported already")
@@ -156,7 +158,7 @@ def _source(file: BufferedReader, options: Options) -> dict[str, Any]:
         "key": options.key,
         "replace": options.is_replacing,
         "url": options.target.url,
-        "refused": str(options.files.refused.absolute()),
+        "refused": spelled(options.files.refused.absolute()),
     }
 
 
