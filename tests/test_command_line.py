@@ -20,11 +20,13 @@ import httpx
 import psutil
 import pytest
 
+from tests.support import processes
 from tests.support.harness import Cluster
 from tests.support.processes import TOKEN, free_port, needs_curl, run, serving, start, start_in, until_ready
 from upsert_svc import database_urls
 from upsert_svc.settings import Settings
 
+NO_UTF8 = os.fsdecode(b"\xff")
 ADMIN = {"BOOTSTRAP_EMAIL": "a@example.com", "BOOTSTRAP_TOKEN": TOKEN}
 ROOT = Path(__file__).parents[1]
 every_count_of_workers = pytest.mark.parametrize("workers", ["1", "2"])
@@ -197,6 +199,59 @@ async def test_migrate_says_when_there_is_nothing_to_do(cluster: Cluster) -> Non
         (("serve", "--port", "x"), {}, "--port"),
         (("serve", "--show-token"), {}, "--show-token prints the token of the demo: it belongs to --demo"),
         (("export", "car", "--output", "."), {}, ". is a directory; --output names a file"),
+        (("serve", "--workers", "9" * 30), {}, "--workers"),
+        (("serve", "--host", ""), {}, "--host must name an address or a host: 0.0.0.0 and :: are all"),
+        (("serve", "--host", " "), {}, "--host must name an address"),
+        (("serve", "--host", "a..b"), {}, "Cannot listen at a..b port 8080: no host can have such a name"),
+        (("serve", "--host", "a" * 64), {}, "no host can have such a name"),
+        (("serve", "--host", NO_UTF8), {}, "Cannot listen at"),
+        (("serve", "--host", "\x1b[2J"), {}, "Cannot listen at \\x1b[2J port"),
+        (("migrate", "--database-url", f"postgresql://{NO_UTF8}@h/d"), {}, "DATABASE_URL: must be UTF-8"),
+        (("migrate",), {"BOOTSTRAP_EMAIL": f"{NO_UTF8}@x", "BOOTSTRAP_TOKEN": TOKEN}, "EMAIL: must be UTF-8"),
+        (("migrate",), {"BOOTSTRAP_EMAIL": "a@x", "BOOTSTRAP_TOKEN": NO_UTF8 * 32}, "TOKEN: must be UTF-8"),
+        (("migrate",), {"SECRET_KEY": NO_UTF8 * 32}, "SECRET_KEY: must be UTF-8"),
+        (("migrate",), {"RATE_LIMIT_TOKEN": NO_UTF8}, "RATE_LIMIT_TOKEN: must be UTF-8"),
+        (
+            ("migrate",),
+            {"BOOTSTRAP_EMAIL": "\x1b[2J@x", "BOOTSTRAP_TOKEN": TOKEN},
+            "must be an e-mail address",
+        ),
+        (("migrate",), {"POOL_SIZE": "9" * 5000}, "UPSERT_SVC_POOL_SIZE: must be"),
+        (("token", "create", "--email", f"{NO_UTF8}@x", "--role", "admin"), {}, "--email must be an e-mail"),
+        (
+            ("token", "create", "--email", f"{'a' * 254}@x", "--role", "admin"),
+            {},
+            "of at most 254 characters",
+        ),
+        (
+            ("token", "create", "--email", "a@x", "--role", "admin", "--account", NO_UTF8),
+            {},
+            "--account must be",
+        ),
+        (
+            ("token", "create", "--email", "a@x", "--role", "admin", "--account", "a" * 256),
+            {},
+            "--account must",
+        ),
+        (
+            ("token", "create", "--email", "a@x", "--role", "admin", "--name", NO_UTF8),
+            {},
+            "--name must be UTF-8",
+        ),
+        (
+            ("token", "create", "--email", "a@x", "--role", "admin", "--name", "\x1b"),
+            {},
+            "--name must have no",
+        ),
+        (("token", "revoke", "1", "--account", NO_UTF8), {}, "--account must be UTF-8"),
+        (("token", "revoke", "1", "--account", ""), {}, "--account must not be empty"),
+        (
+            ("role", "create", "--name", NO_UTF8),
+            {"DATABASE_URL": "postgresql://u@h/d"},
+            "--name must be UTF-8",
+        ),
+        (("role", "create", "--name", "a" * 64), {"DATABASE_URL": "postgresql://u@h/d"}, "at most 63 bytes"),
+        (("role", "create", "--name", "ä" * 32), {"DATABASE_URL": "postgresql://u@h/d"}, "at most 63 bytes"),
     ],
 )
 async def test_an_operators_mistake_is_a_message_and_no_traceback(
@@ -291,6 +346,64 @@ async def test_tokens_are_made_listed_and_revoked_in_a_data_directory_that_migra
     assert told is not None
     assert f"│ {told[1]} " in (await run("token", "list", *data_dir))[1]
     assert (await run("token", "revoke", told[1], *data_dir))[0] == 0
+
+
+@pytest.mark.parametrize("token_id", ["0", "99999999999999", "2147483648", "9" * 400])
+async def test_an_id_that_no_token_can_have_is_none_of_the_account(owner_url: str, token_id: str) -> None:
+    await run("migrate", DATABASE_URL=owner_url)
+    code, out, err = await run("token", "revoke", token_id, DATABASE_URL=owner_url)
+    assert (code, out, err) == (1, "", f"Account default has no token {token_id} that is not revoked\n")
+
+
+async def test_tokens_of_any_name_are_made_and_listed_as_they_are(owner_url: str) -> None:
+    account = "".join(map(chr, range(0x4E00, 0x4E00 + 255)))  # as long as one may be
+    for name in ("[/]", "[red]x[/red]", "Zoë 北京", "x" * 300):
+        create = ("token", "create", "--email", "a@x", "--role", "admin", "--name", name)
+        code, _, err = await run(*create, "--account", account, DATABASE_URL=owner_url)
+        assert code == 0, err
+    code, out, err = await run("token", "list", DATABASE_URL=owner_url)
+    assert (code, err) == (0, "")
+    assert "[/]" in out
+    assert "[red]x" in out
+
+
+@pytest.mark.parametrize("name", ["pg_serving", "public", "none", "current_user", "a b", "a" * 63])
+async def test_a_name_that_no_login_can_have_is_one_line(elsewhere: str, name: str) -> None:
+    code, out, err = await run("role", "create", "--name", name, DATABASE_URL=elsewhere)
+    assert (code == 0) is (name in ("a b", "a" * 63, "current_user")), err
+    assert "Traceback" not in out + err
+    assert len(out.splitlines()) == (code == 0)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("variable", ["UPSERT_SVC_DATA_DIR", "upsert_svc_data_dir"])
+async def test_the_data_directory_of_the_command_line_wins_over_that_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str, variable: str
+) -> None:
+    monkeypatch.setattr(processes, "_environment", lambda **settings: {
+        **os.environ, variable: "", **{f"UPSERT_SVC_{name}": value for name, value in settings.items()}
+    })  # fmt: skip
+    arguments = ("--workers", workers, "--data-dir", str(tmp_path / os.fsdecode(b"d\xe4ta")))
+    async with serving(*arguments, **ADMIN) as (client, _):
+        await make_cars(client)
+    assert len(os.listdir(tmp_path)) == 1
+
+
+@every_count_of_workers
+async def test_the_database_of_the_command_line_wins_over_every_setting_of_one(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    wrong = {
+        "UPSERT_SVC_DATABASE_URL": "",
+        "upsert_svc_database_url": "nonsense",
+        "UPSERT_SVC_DATA_DIR": "data",
+    }
+    monkeypatch.setattr(processes, "_environment", lambda **settings: {
+        **os.environ, **wrong, **{f"UPSERT_SVC_{name}": value for name, value in settings.items()}
+    })  # fmt: skip
+    url = await cluster.new_database()
+    async with serving("--workers", workers, "--database-url", url, **ADMIN) as (client, _):
+        await make_cars(client)
 
 
 async def test_settings_of_all_commands_may_be_set_for_each() -> None:

@@ -57,12 +57,16 @@ def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
     sockets: list[socket.socket] = []
     try:
         try:
-            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, kind, protocol, _, address in dict.fromkeys(found):
                 sockets.append(one := socket.socket(family, kind, protocol))
                 _bind(one, address, port or sockets[0].getsockname()[1])
+        except UnicodeError:
+            raise AddressTaken(
+                f"Cannot listen at {_printable(host)} port {port}: no host can have such a name. {_ELSEWHERE}"
+            ) from None
         except OSError as error:
-            raise _address_taken(host, port, error) from error
+            raise _address_taken(_printable(host), port, error) from error
         yield sockets
     finally:
         for one in sockets:
@@ -74,6 +78,11 @@ def _bind(one: socket.socket, address: Any, port: int) -> None:
     if one.family == socket.AF_INET6:
         one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the other family has a socket of its own
     one.bind((address[0], port, *address[2:]))
+
+
+def _printable(host: str) -> str:
+    """The name of a host as a terminal may show it."""
+    return host if host.isprintable() else host.encode("unicode_escape").decode()
 
 
 def listen(sockets: Sequence[socket.socket]) -> None:

@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     InstanceOf,
     SecretStr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -28,6 +29,7 @@ _PREFIX = "UPSERT_SVC_"
 
 _RATE = re.compile(r"[1-9]\d{0,8}( ?/ ?| per )([1-9]\d{0,3} ?)?(second|minute|hour|day)s?", re.ASCII)
 
+_EMAIL_LIMIT = 254
 _EMAIL = re.compile(r"[^@\s:]+@[^@\s:]+")
 
 
@@ -180,6 +182,18 @@ class Settings(BaseSettings):
         """
         return self.trusted_proxies if "trusted_proxies" in self.model_fields_set else ()
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_utf8(cls, value: Any, info: ValidationInfo) -> Any:
+        """But for a path, which may be of any bytes: Python makes lone surrogates of those."""
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, str) and info.field_name != "data_dir":
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError("must be UTF-8") from None
+        return value
+
     @field_validator("bootstrap_email")
     @classmethod
     def _is_email(cls, value: str | None) -> str | None:
@@ -196,9 +210,10 @@ class Settings(BaseSettings):
 
 def email_of(text: str) -> str:
     """The text, if an e-mail address can be it: it is the name of a login over HTTP. Raises ValueError."""
-    if not _EMAIL.fullmatch(text):
+    if not _EMAIL.fullmatch(text) or not text.isprintable() or len(text) > _EMAIL_LIMIT:
         raise ValueError(
-            "must be an e-mail address: one @, something on both sides of it, no blank, no colon"
+            "must be an e-mail address: one @, something on both sides of it, no blank, no colon, "
+            f"of at most {_EMAIL_LIMIT} characters"
         )
     return text
 

@@ -33,6 +33,11 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def require_text(option: str, value: str) -> None:
-    if not value.strip() or "\0" in value:
+def require_text(option: str, value: str, *, is_needed: bool = True) -> None:
+    """Ends the command for a text that nothing can be called by."""
+    if is_needed and not value.strip():
         fail(f"{option} must not be empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # what Python makes of other bytes
+        fail(f"{option} must be UTF-8")
+    if not value.isprintable():
+        fail(f"{option} must have no control characters")

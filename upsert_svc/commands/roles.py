@@ -10,6 +10,8 @@ from upsert_svc.commands.options import DatabaseUrl, fail, require_text
 from upsert_svc.db import roles
 from upsert_svc.db.pools import SERVICE_ROLE
 
+_NAME_LIMIT = 63  # of PostgreSQL, which cuts a longer one
+
 app = typer.Typer(help="The service's login to the database.", no_args_is_help=True)
 
 
@@ -23,6 +25,8 @@ def create_role(
     It is made by the owner, whose URL is UPSERT_SVC_MIGRATION_DATABASE_URL, else UPSERT_SVC_DATABASE_URL.
     """
     require_text("--name", name)
+    if len(name.encode()) > _NAME_LIMIT:
+        fail(f"--name must have at most {_NAME_LIMIT} bytes")
     settings = chosen(None, database_url)
     if settings.database_url is None:
         fail("The embedded server makes the login by itself; for another one set UPSERT_SVC_DATABASE_URL")

@@ -21,7 +21,7 @@ from upsert_svc.settings import Settings
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at")] = 8080,
-    workers: Annotated[int, typer.Option(min=1, help="How many processes answer")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=1000, help="How many processes answer")] = 1,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     with_demo: Annotated[
@@ -33,6 +33,8 @@ def serve(
     if show_token and not with_demo:
         fail("--show-token prints the token of the demo: it belongs to --demo")
     logs.configure()
+    if not host.strip():
+        fail("--host must name an address or a host: 0.0.0.0 and :: are all addresses")
     settings = chosen(data_dir, database_url)
     # Ctrl-C and SIGTERM both unwind to here, so that the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -41,7 +43,7 @@ def serve(
         server.bound(host, port) as sockets,
         database(settings, is_watched=True) as urls,
     ):
-        _hand_on(urls.service)
+        _hand_on(urls.service, settings)
         _prepare_to_serve(urls, settings)
         token_file = (settings.data_dir / "demo-token").absolute()
         token = asyncio.run(demo.prepare(settings, urls.owner, token_file)) if with_demo else None
@@ -59,11 +61,17 @@ def serve(
         )
 
 
-def _hand_on(service_url: str) -> None:
-    """To the workers, which read the URL of the service, and need not know that of the owner."""
+def _hand_on(service_url: str, settings: Settings) -> None:
+    """To the application, which reads the settings anew: what the command line says wins there too.
+
+    The workers need not know the URL of the owner.
+    """
+    databases = ("DATABASE_URL", "DATABASE_PASSWORD", "MIGRATION_DATABASE_URL", "MIGRATION_DATABASE_PASSWORD")
+    replaced = {f"UPSERT_SVC_{name}" for name in (*databases, "DATA_DIR")}
+    for name in [name for name in os.environ if name.upper() in replaced]:  # which are read in any case
+        del os.environ[name]
     os.environ["UPSERT_SVC_DATABASE_URL"] = service_url
-    for name in ("DATABASE_PASSWORD", "MIGRATION_DATABASE_URL", "MIGRATION_DATABASE_PASSWORD"):
-        os.environ.pop(f"UPSERT_SVC_{name}", None)
+    os.environ["UPSERT_SVC_DATA_DIR"] = str(settings.data_dir)
 
 
 def _prepare_to_serve(urls: Urls, settings: Settings) -> None:

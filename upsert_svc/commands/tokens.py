@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from upsert_svc import migrations
 from upsert_svc import settings as all_settings
@@ -24,6 +25,16 @@ app = typer.Typer(help="API tokens.", no_args_is_help=True)
 class Role(StrEnum):
     admin = "admin"
     agent = "agent"
+
+
+_ACCOUNT_LIMIT = 255  # characters, which an index can hold
+_LARGEST_ID = 2**31 - 1  # of an integer of PostgreSQL
+
+
+def _require_account(name: str) -> None:
+    require_text("--account", name)
+    if len(name) > _ACCOUNT_LIMIT:
+        fail(f"--account must have at most {_ACCOUNT_LIMIT} characters")
 
 
 @app.command("create")
@@ -41,7 +52,8 @@ def create_token(
     The token alone is on the standard output; its id, which `token revoke` takes, and the id of the user,
     which events and records name, are on the standard error.
     """
-    require_text("--account", account)
+    _require_account(account)
+    require_text("--name", name, is_needed=False)
     try:
         all_settings.email_of(email)
     except ValueError as error:
@@ -81,9 +93,8 @@ def list_tokens(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> N
             revoked = f"{item.revoked_at:%Y-%m-%d %H:%M}" if item.revoked_at else ""
             created = f"{item.created_at:%Y-%m-%d %H:%M}"
             user = (str(item.user_id), item.email, item.role)
-            table.add_row(
-                str(item.token_id), item.account, *user, item.name, item.last_four, created, revoked
-            )
+            row = (str(item.token_id), item.account, *user, item.name, item.last_four, created, revoked)
+            table.add_row(*map(Text, row))  # as it is: no markup
     # in a pipe there is no width to keep to
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
@@ -97,7 +108,11 @@ def revoke_token(
 ) -> None:
     """Revokes a token; it stops working within a second."""
 
+    _require_account(account)
+
     async def revoke(url: str) -> bool:
+        if not 0 < token_id <= _LARGEST_ID:
+            return False
         async with owner_transaction(url) as connection:
             await migrations.require_migrated(connection)
             return await tokens.revoke(connection, account=account, token_id=token_id)

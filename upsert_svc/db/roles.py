@@ -142,7 +142,7 @@ async def _make(connection: Connection, name: str, password: str) -> None:
         if name != SERVICE_ROLE:
             grant = await connection.fetchval(statement, "grant %I to %I", SERVICE_ROLE, name)
             await connection.execute(grant)
-    except asyncpg.InsufficientPrivilegeError as error:
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.ReservedNameError) as error:
         raise RoleError(
             f"The login {name} cannot be made by the role that you connect as: {first_line(error)}"
         ) from error
