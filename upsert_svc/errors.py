@@ -165,9 +165,9 @@ class PayloadTooLarge(ServiceError):
     status = 413
     error = "PayloadTooLarge"
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, what: str = "The body") -> None:
         super().__init__(
-            f"The body is larger than {limit_bytes} bytes",
+            f"{what} is larger than {limit_bytes} bytes",
             headers={"Connection": "close"},
         )
 

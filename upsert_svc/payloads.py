@@ -248,6 +248,33 @@ def record_patch(body: Any, *, empty_is_a_patch: bool = True) -> RecordPatch:
     Raises BadRequest for another shape, RecordInvalid for a name, external_id or fields of a wrong form.
     """
     attributes, beside = unwrap(body, "custom_object_record", empty_is_a_patch=empty_is_a_patch)
+    patch, unknown = _patch(attributes)
+    if not (beside or unknown):
+        return patch
+    ignored = beside + unknown
+    elsewhere: tuple[str, ...] = ()
+    if not empty_is_a_patch:
+        _refuse_dropped(
+            [*_filled(body, beside), *(key for key in _filled(attributes, unknown) if key != PHOTO)]
+        )
+        elsewhere = tuple(name for name in ignored if len(name) <= _LONGEST_PLACE)
+    return patch._replace(ignored=_told(ignored), elsewhere=elsewhere)
+
+
+def record_line(value: Any) -> RecordPatch:
+    """Reads one record of many, `{"external_id": …, "name": …, "custom_object_fields": {…}}`.
+
+    Raises BadRequest for what is no JSON object, RecordInvalid as `record_patch` does.
+    """
+    if not isinstance(value, dict):
+        raise BadRequest("A record must be a JSON object")
+    require_no_parameter(value, DRY_RUN)
+    patch, unknown = _patch(value)
+    return patch._replace(ignored=_told(unknown)) if unknown else patch
+
+
+def _patch(attributes: Mapping[str, Any]) -> tuple[RecordPatch, list[str]]:
+    """What the attributes of a record say, and which of them are unknown."""
     problems: dict[str, list[Problem]] = {}
     name, external_id = attributes.get("name"), attributes.get("external_id")
     fields = attributes.get("custom_object_fields")
@@ -262,17 +289,8 @@ def record_patch(body: Any, *, empty_is_a_patch: bool = True) -> RecordPatch:
     unknown: list[str] = []
     if not attributes.keys() <= _RECORD_ATTRIBUTES:
         unknown = [key for key in attributes if key not in _RECORD_ATTRIBUTES]
-    ignored = beside + unknown
-    elsewhere: tuple[str, ...] = ()
-    if ignored and not empty_is_a_patch:
-        _refuse_dropped(
-            [*_filled(body, beside), *(key for key in _filled(attributes, unknown) if key != PHOTO)]
-        )
-        elsewhere = tuple(name for name in ignored if len(name) <= _LONGEST_PLACE)
     is_external_id_null = external_id is None and "external_id" in attributes
-    return RecordPatch(
-        name, external_id or None, fields or {}, _told(ignored), is_external_id_null, elsewhere
-    )
+    return RecordPatch(name, external_id or None, fields or {}, (), is_external_id_null), unknown
 
 
 def _filled(values: Mapping[str, Any], names: Iterable[str]) -> list[str]:

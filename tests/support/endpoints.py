@@ -41,6 +41,8 @@ class Endpoint:
             return {"filter": {"name": {"$eq": "Ford"}}}
         if self.path.endswith("/jobs"):
             return {"job": {"action": "delete", "items": ["nowhere"]}}
+        if self.path.endswith("/create_or_update_many"):
+            return {"custom_object_records": [{"external_id": "v1", "name": "Ford"}]}
         if "/records" in self.path:
             return {"custom_object_record": {"name": "Ford"}}
         if "/fields" in self.path:
@@ -60,6 +62,8 @@ class Endpoint:
             return {"start_time": "0"}
         if self.path.endswith("/show_many"):
             return {"ids": "nowhere"}
+        if self.path.endswith("/create_or_update_many"):
+            return {"by": "external_id"}
         is_identified = self.path.endswith("/records") and self.method in ("PATCH", "PUT", "DELETE")
         return {"external_id": "v1"} if is_identified else {}
 

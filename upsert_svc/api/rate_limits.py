@@ -3,6 +3,9 @@
 Refuses with 429 what is over, before its body is read. Health and unknown callers are not counted.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -10,6 +13,9 @@ from upsert_svc.accounts.rate_limits import RateLimits, Standing
 from upsert_svc.api import health
 from upsert_svc.api.requests import Handler, authenticate
 from upsert_svc.errors import TooManyRequests
+
+RECORDS_PER_REQUEST = 100  # of what writes many at once
+_COUNT = "upsert_svc.count_request"  # in the scope: counts one more request of its caller
 
 
 class Limiter:
@@ -28,8 +34,34 @@ class Limiter:
             return handle and _raising(error), send
         standing = self._rate_limits.count(principal)
         if standing.is_exceeded:
-            handle = _raising(TooManyRequests(standing.of, standing.limit, standing.reset_seconds))
+            handle = _raising(_refusal(standing))
+        scope[_COUNT] = partial(self._rate_limits.count, principal)
         return handle, _with_headers(send, standing)
+
+
+class Allowance:
+    """What a request of many records may still write: each hundred counts as one request more."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._count: Callable[[], Standing] | None = scope.get(_COUNT)
+        self._left = RECORDS_PER_REQUEST
+        self._refusal: TooManyRequests | None = None
+
+    def take(self) -> None:
+        """Takes a record. Raises TooManyRequests."""
+        if self._count is None:
+            return
+        if not self._left:
+            standing = self._count()
+            self._refusal = _refusal(standing) if standing.is_exceeded else None
+            self._left = RECORDS_PER_REQUEST
+        self._left -= 1
+        if self._refusal is not None:
+            raise self._refusal
+
+
+def _refusal(standing: Standing) -> TooManyRequests:
+    return TooManyRequests(standing.of, standing.limit, standing.reset_seconds)
 
 
 def _raising(error: Exception) -> Handler:

@@ -106,6 +106,10 @@ class Call:
         lane = memory.bulk if size > self.service.settings.body_limit_bytes else memory.bodies
         return await lane.take(self.principal.account_id, size * _COPIES)
 
+    def hold_until_sent(self, held: Held) -> None:
+        """Keeps memory until the answer has been taken."""
+        self.scope[_HELD] = held
+
     async def require_object(self) -> None:
         """Raises RecordNotFound unless there is the object that the path names."""
         await self.service.definitions.current(self.principal.account_id, self.path("key"))

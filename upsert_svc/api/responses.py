@@ -45,6 +45,11 @@ class JsonResponse(Response):
             self.raw_headers.append((name.lower().encode("latin-1"), text.encode("latin-1")))
 
 
+def json_line(value: Any) -> bytes:
+    """A value as a line of NDJSON."""
+    return orjson.dumps(value, option=_TIMES | orjson.OPT_APPEND_NEWLINE)
+
+
 def error_response(error: ServiceError) -> Response:
     """The one shape of every error."""
     return JsonResponse(error.body(), error.status, error.headers)

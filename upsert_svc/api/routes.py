@@ -7,7 +7,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from upsert_svc.api import fields, health, history, jobs, objects, records, relationships, users
+from upsert_svc.api import (
+    fields,
+    health,
+    history,
+    jobs,
+    many_records,
+    objects,
+    records,
+    relationships,
+    users,
+)
 from upsert_svc.api.dry_runs import refusing_dry_run_in_body
 from upsert_svc.api.idempotency import once_per_key
 from upsert_svc.api.parameters import (
@@ -38,6 +48,7 @@ class Operation:
     endpoint: Endpoint
     admin: bool = False  # for admins only
     bulk: bool = False  # takes many things at once, in a larger body
+    streams: bool = False  # is many writes, each of which can be sent again: an Idempotency-Key is refused
     reads: bool = False  # writes nothing, so that an Idempotency-Key is left alone
     pages: bool = False  # answers with many things, so that there must be memory for them
     lists_records: bool = False  # a query could choose among records, and must not be misread
@@ -55,6 +66,9 @@ TABLE: Mapping[str, Mapping[str, Operation]] = {
         ),
         "POST": Operation(records.create, takes=DRY_RUN | CREATION),
         "DELETE": Operation(records.delete_identified, takes=IDENTIFIERS | DRY_RUN | CONDITIONS),
+    },
+    f"{OBJECT}/records/create_or_update_many": {
+        "POST": Operation(many_records.create_or_update_many, bulk=True, streams=True, takes=DRY_RUN)
     },
     f"{OBJECT}/records/count": {
         "GET": Operation(records.count, reads=True, lists_records=True, takes=FILTERS)
@@ -151,7 +165,7 @@ def routes() -> list[tuple[Route, Mapping[str, Handler]]]:
 
 def _handler(method: str, operation: Operation) -> Handler:
     endpoint = operation.endpoint
-    if not operation.reads:
+    if not (operation.reads or operation.streams):
         endpoint = once_per_key(endpoint, has_dry_run=operation.takes >= DRY_RUN)
     if method == "DELETE":
         endpoint = refusing_dry_run_in_body(endpoint)

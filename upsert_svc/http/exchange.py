@@ -58,6 +58,7 @@ class Exchange:
         "_is_chunked",
         "_is_due",
         "_is_taken",
+        "_least_bytes",
         "_left",
         "_reader",
         "_scope",
@@ -82,6 +83,7 @@ class Exchange:
         self.waited_ticks = 0
         self._expects_continue = request.expects_continue
         self._body: bytes | bytearray = b""  # received and not taken
+        self._least_bytes = DELIVERED_BYTES
         self._is_due = False  # however little there is of it
         self._is_taken = False  # to its end
         self._reader: asyncio.Future[None] | None = None
@@ -123,7 +125,7 @@ class Exchange:
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += piece
-        if len(self._body) >= DELIVERED_BYTES:
+        if len(self._body) >= self._least_bytes:
             self._wake()
 
     def end_body(self) -> None:
@@ -146,6 +148,14 @@ class Exchange:
         """Forgets what was not taken; how many bytes that was."""
         size, self._body = len(self._body), b""
         return size
+
+    def hand_on_at_once(self) -> None:
+        """Has every piece of the body handed on as it comes: somebody waits for an answer to it.
+
+        The answer may begin before the body is taken, so whoever waits to be asked for it is asked now.
+        """
+        self._least_bytes = 1
+        self._ask_for_body()
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
@@ -184,9 +194,7 @@ class Exchange:
 
     async def receive(self) -> Message:
         """The next piece of the body: the end of it, or enough to be worth the while."""
-        if self._expects_continue and not self.is_lost:
-            self._expects_continue = False
-            self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._ask_for_body()
         while not self._is_readable():
             self._wire.want_body()
             self._reader = asyncio.get_running_loop().create_future()
@@ -201,11 +209,16 @@ class Exchange:
         self._wire.took_body(len(body))
         return {"type": "http.request", "body": body, "more_body": self.has_more}
 
+    def _ask_for_body(self) -> None:
+        if self._expects_continue and not (self.is_lost or self.is_begun):
+            self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._expects_continue = False
+
     def _is_readable(self) -> bool:
         if self.is_lost or self.is_answered:
             return True
         return not self._is_taken and (
-            not self.has_more or len(self._body) >= DELIVERED_BYTES or self._is_due
+            not self.has_more or len(self._body) >= self._least_bytes or self._is_due
         )
 
     async def send(self, message: Message) -> None:

@@ -14,7 +14,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from upsert_svc.asgi import TAKEN, WAITED_SECONDS
+from upsert_svc.asgi import AT_ONCE, TAKEN, WAITED_SECONDS
 from upsert_svc.errors import BadRequest, ServiceUnavailable
 from upsert_svc.http import limits
 from upsert_svc.http.answers import ready_answer
@@ -67,7 +67,11 @@ class BoundedHttp(BoundedConnection):
         self._app_state = app_state
         self._server_state = server_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._extensions: dict[str, Any] = {WAITED_SECONDS: self.waited_seconds, TAKEN: self.taken}
+        self._extensions: dict[str, Any] = {
+            WAITED_SECONDS: self.waited_seconds,
+            TAKEN: self.taken,
+            AT_ONCE: self.hand_on_at_once,
+        }
         self._parser = RequestParser(self)
         self._exchange: Exchange | None = None  # which is under way
         self._refusal = b""  # to be sent when the request has come to its end
@@ -100,6 +104,11 @@ class BoundedHttp(BoundedConnection):
     def waited_seconds(self) -> float:
         """For how long the rest of the body of the request under way was waited for, and read."""
         return 0 if self._exchange is None else self._exchange.waited_ticks * TICK_SECONDS
+
+    def hand_on_at_once(self) -> None:
+        """Has what comes of the body under way handed on piece by piece."""
+        if self._exchange is not None:
+            self._exchange.hand_on_at_once()
 
     async def taken(self) -> None:
         """Waits until the client has taken what was written, or is gone."""

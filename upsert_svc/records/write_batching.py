@@ -136,21 +136,22 @@ class _Room:
 
 
 class _Queue:
-    """What waits, by account and kind of identifier, and within these by object: each takes its turn."""
+    """What waits, by account and kind of identifier, and in these by object or stream: each has its turn."""
 
     def __init__(self, limit: int, characters: int = QUEUE_CHARACTERS) -> None:
         self.room = _Room(limit, characters)
-        self._turns: OrderedDict[tuple[int, By], OrderedDict[int, deque[_Waiting]]] = OrderedDict()
+        self._turns: OrderedDict[tuple[int, By], OrderedDict[object, deque[_Waiting]]] = OrderedDict()
         self._arrival = asyncio.Event()
 
-    def put(self, account_id: int, by: By, item: _Waiting) -> None:
-        """Raises ServiceUnavailable when there is no room."""
+    def put(self, account_id: int, by: By, item: _Waiting, stream: object = None) -> None:
+        """Has a write of a stream wait, or a single one. Raises ServiceUnavailable when there is no room."""
+        source = item.write.object_id if stream is None else stream
         self.room.require(account_id)
         self.room.enter(account_id, item.write)
         if (objects := self._turns.get((account_id, by))) is None:
             objects = self._turns[account_id, by] = OrderedDict()
-        if (queue := objects.get(item.write.object_id)) is None:
-            queue = objects[item.write.object_id] = deque()
+        if (queue := objects.get(source)) is None:
+            queue = objects[source] = deque()
         queue.append(item)
         self._arrival.set()
 
@@ -175,13 +176,13 @@ class _Queue:
         return _Batch(account_id, by, [item for item in taken if item.is_in_time(now)])
 
     def expire(self, now: float) -> bool:
-        """Tells who has waited too long; whether anybody waits still. Of an object the first came first."""
+        """Tells who has waited too long; whether anybody waits still. Of a source the first came first."""
         for turn, objects in [*self._turns.items()]:
-            for object_id, queue in [*objects.items()]:
+            for source, queue in [*objects.items()]:
                 while queue and not queue[0].is_in_time(now):
                     self.room.leave(turn[0], queue.popleft().write)
                 if not queue:
-                    del objects[object_id]
+                    del objects[source]
             if not objects:
                 del self._turns[turn]
         return bool(self._turns)
@@ -192,18 +193,18 @@ class _Queue:
             yield self._take()
 
 
-def _in_turn(objects: OrderedDict[int, deque[_Waiting]]) -> Iterator[_Waiting]:
-    """At most a batch of writes, one of each object in turn; takes them out."""
+def _in_turn(objects: OrderedDict[object, deque[_Waiting]]) -> Iterator[_Waiting]:
+    """At most a batch of writes, one of each object or stream in turn; takes them out."""
     spent = 0
     for _ in range(BATCH_LIMIT):
         if not objects or spent > BATCH_COST:
             return
-        object_id, queue = objects.popitem(last=False)
+        source, queue = objects.popitem(last=False)
         item = queue.popleft()
         spent += item.cost
         yield item
         if queue:
-            objects[object_id] = queue
+            objects[source] = queue
 
 
 class Writer(Protocol):
@@ -247,7 +248,7 @@ class WriteBatcher:
         self._connection_count = connection_count
         self._queue = _Queue(queue_limit)
         self.lone_writes = LoneWrites(waiting_limit=queue_limit, wait_seconds=wait_seconds)
-        self._wait_seconds = wait_seconds
+        self.wait_seconds = wait_seconds
         self._expiry: asyncio.TimerHandle | None = None
         self._running: list[asyncio.Task[None]] = []
         self._individual: dict[asyncio.Task[None], Sequence[_Waiting]] = {}
@@ -275,22 +276,35 @@ class WriteBatcher:
         Raises ServiceUnavailable when the queue is full, the write has waited in it for too long and was not
         written, the connection was lost, or the service stops.
         """
+        if not self.lone_writes.takes_long(write):
+            return await self.submit(account_id, by, write)
+        self.require_room(account_id)
+        async with self.lone_writes.turn(account_id, write):
+            item = self._waiting(write)  # which refuses whoever has waited for the end of the service
+            self._send_individually(_Batch(account_id, by, [item]))
+            return await item.row
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether every write is refused from now on."""
+        return self._is_stopping
+
+    def submit(self, account_id: int, by: By, write: WriteRow, stream: object = None) -> asyncio.Future[Row]:
+        """The row that is to come, of a write that does not take long; see `write`.
+
+        The writes of a stream take turns with those of other streams, and with single ones of its object.
+        """
+        item = self._waiting(write)
+        self._queue.put(account_id, by, item, stream)
+        if self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_later(_EXPIRY_SECONDS, self._expire)
+        return item.row
+
+    def _waiting(self, write: WriteRow) -> _Waiting:
         if self._is_stopping:
             raise _stopping()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._wait_seconds
-        item = _Waiting(write, loop.create_future(), deadline, cost(write.patch))
-        if self.lone_writes.takes_long(write):
-            self.require_room(account_id)
-            async with self.lone_writes.turn(account_id, write):
-                if self._is_stopping:  # meanwhile, and nobody else would tell this caller
-                    raise _stopping()
-                self._send_individually(_Batch(account_id, by, [item]))
-                return await item.row
-        self._queue.put(account_id, by, item)
-        if self._expiry is None:
-            self._expiry = loop.call_later(_EXPIRY_SECONDS, self._expire)
-        return await item.row
+        return _Waiting(write, loop.create_future(), loop.time() + self.wait_seconds, cost(write.patch))
 
     def require_room(self, account_id: int) -> None:
         """Raises ServiceUnavailable when a write of the account would be refused, whatever it is."""
