@@ -380,7 +380,7 @@ def test_a_list_is_written_so_that_the_import_reads_that_very_list(values: list[
     upsert = of_cells(TargetDefinition("car", "external_id", kinds), ["name", "external_id", "extras"], cells)
 
     assert cells[2] == cell
-    assert orjson.loads(upsert.body)["custom_object_record"]["custom_object_fields"] == {"extras": values}
+    assert orjson.loads(upsert.record)["custom_object_fields"] == {"extras": values}
 
 
 def test_records_with_other_fields_than_the_object_had_are_refused() -> None:

@@ -106,10 +106,10 @@ async def test_where_too_many_rows_wait_they_are_tried_meanwhile_and_the_second_
 async def test_rows_that_waited_when_the_import_was_killed_are_sent_when_it_goes_on(
     api: Api, tmp_path: Path
 ) -> None:
-    tree, total = await new_tree(api), 400
+    tree, total = await new_tree(api), 4000
     file = tmp_path / "tree.csv"
     write(file, [("0", f"external_id:{total - 1}"), ("0", "", "7"), *((str(n), "") for n in range(1, total))])
-    state, delays = tmp_path / "tree.csv.import-state", [0.1]
+    state, delays = tmp_path / "tree.csv.import-state", [0.3]
 
     def is_under_way() -> bool:
         return state.exists() and orjson.loads(state.read_bytes())["line"] > 100

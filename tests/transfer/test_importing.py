@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import psutil
@@ -18,8 +18,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.support.harness import Api
+from tests.support.harness import Api, Cluster, running
 from upsert_svc.__main__ import app
+from upsert_svc.api.routes import OBJECT, TABLE
 from upsert_svc.definitions.field_types import FIELD_TYPES
 from upsert_svc.transfer import client
 from upsert_svc.transfer.cells import read_cell
@@ -132,7 +133,7 @@ def refused(file: Path) -> list[dict[str, Any]]:
 
 
 def sent(upsert: Any) -> Any:
-    return orjson.loads(upsert.body)["custom_object_record"]
+    return orjson.loads(upsert.record)
 
 
 async def by_external_id(api: Api, object_key: str) -> dict[str, dict[str, Any]]:
@@ -171,7 +172,7 @@ def test_a_cell_becomes_the_json_value_of_its_field_type(field_type: str, cell: 
 
     upsert = of_cells(definition, ["external_id", "field"], ["A", cell])
 
-    assert upsert.body == b'{"custom_object_record":{"custom_object_fields":{"field":%s}}}' % written
+    assert upsert.record == b'{"external_id":"A","custom_object_fields":{"field":%s}}' % written
 
 
 @pytest.mark.parametrize(
@@ -208,21 +209,31 @@ def test_every_cell_that_cannot_be_converted_is_named_in_the_reasons() -> None:
 def test_an_empty_cell_is_left_out() -> None:
     upsert = of_cells(CAR, ["external_id", "name", "color", "year"], ["A", "", "", "2026"])
 
-    assert sent(upsert) == {"custom_object_fields": {"year": 2026}}
+    assert sent(upsert) == {"external_id": "A", "custom_object_fields": {"year": 2026}}
 
 
 def test_a_key_column_that_is_a_field_is_both_the_identifier_and_a_field() -> None:
     upsert = of_cells(TargetDefinition("car", "year", KINDS), ["year", "name"], ["02026", "Ada"])
 
     assert upsert.identifier == "02026"
-    assert sent(upsert) == {"name": "Ada", "custom_object_fields": {"year": 2026}}
+    assert sent(upsert) == {"name": "Ada", "external_id": "02026", "custom_object_fields": {"year": 2026}}
 
 
 def test_a_key_column_that_is_no_field_is_only_the_identifier() -> None:
     upsert = of_cells(TargetDefinition("car", "vin", KINDS), ["vin", "name"], ["V-1", "Ada"])
 
     assert upsert.identifier == "V-1"
-    assert sent(upsert) == {"name": "Ada", "custom_object_fields": {}}
+    assert sent(upsert) == {"name": "Ada", "external_id": "V-1", "custom_object_fields": {}}
+
+
+def test_a_row_whose_external_id_is_another_than_its_key_is_refused() -> None:
+    with pytest.raises(RowRefused) as caught:
+        of_cells(TargetDefinition("car", "vin", KINDS), ["vin", "external_id"], ["V-1", "V-2"])
+
+    assert caught.value.key == "V-1"
+    assert caught.value.reasons == {
+        "external_id": ["external_id differs from vin, which identifies the record"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -253,7 +264,7 @@ def test_ndjson_numbers_are_sent_digit_by_digit() -> None:
     upsert = of_line(CAR, line)
 
     assert upsert.identifier == "17"
-    assert b'"price":0.12345678901234567890,"year":12345678901234567890123}' in upsert.body
+    assert b'"price":0.12345678901234567890,"year":12345678901234567890123}' in upsert.record
 
 
 @pytest.mark.parametrize(
@@ -278,10 +289,10 @@ def test_a_number_that_identifies_is_a_whole_one(written: str) -> None:
     ("key", "line", "record"),
     [
         ("name", '{"name": 42, "year": 1}', {"name": "42", "custom_object_fields": {"year": 1}}),
-        ("sku", '{"sku": 17, "external_id": 18.0}', {"external_id": "18", "custom_object_fields": {}}),
-        ("sku", '{"sku": 17, "external_id": null}', {"external_id": None, "custom_object_fields": {}}),
-        ("color", '{"color": 17.0}', {"custom_object_fields": {"color": "17"}}),
-        ("year", '{"year": 17}', {"custom_object_fields": {"year": 17}}),
+        ("sku", '{"sku": 17, "external_id": 17.0}', {"external_id": "17", "custom_object_fields": {}}),
+        ("sku", '{"sku": 17, "external_id": null}', {"external_id": "17", "custom_object_fields": {}}),
+        ("color", '{"color": 17.0}', {"external_id": "17", "custom_object_fields": {"color": "17"}}),
+        ("year", '{"year": 17}', {"external_id": "17", "custom_object_fields": {"year": 17}}),
     ],
 )
 def test_numbers_of_ndjson_that_identify_are_sent_as_the_text_of_a_csv_cell(
@@ -766,7 +777,7 @@ async def test_an_import_that_was_killed_goes_on_and_its_refused_file_is_whole(
 ) -> None:
     car = await api.new_object(*FIELDS)
     file = tmp_path / "cars.csv"
-    total, delays = 400, [0.1]
+    total, delays = 4000, [0.3]
     lines = [f"{n},Car {n},{'old' if n % 10 == 0 else n}" for n in range(total)]
     file.write_text("\n".join(["external_id,name,year", *lines]))
     state = tmp_path / "cars.csv.import-state"
@@ -1009,3 +1020,81 @@ async def test_memory_does_not_grow_with_the_file(api: Api, tmp_path: Path) -> N
 
     assert b"60000 refused" in out
     assert 0 < peak < 130_000_000
+
+
+# Many rows in a request
+
+
+async def test_rows_go_one_by_one_to_a_service_that_takes_no_more(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(cast("dict[str, Any]", TABLE), f"{OBJECT}/records/create_or_update_many")
+    async with running(await cluster.new_database()) as service:
+        api = Api(service, await service.token())
+        car = await api.new_object(*FIELDS)
+        file = tmp_path / "cars.csv"
+        file.write_text(
+            "external_id,name,year\n" + "".join(f"{n},Car {n},{n}\n" for n in range(300)) + "x,X,old\n"
+        )
+        ran = await imported(api, file, car)
+        await api.client.aclose()
+    assert (ran.code, ran.counts) == (3, [300, 0, 0, 1]), ran
+    assert refused(file)[0]["key"] == "x"
+
+
+async def test_what_was_not_answered_before_the_connection_was_lost_is_sent_again(
+    api: Api, tmp_path: Path
+) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name,year\n" + "".join(f"{n},Car {n},{n}\n" for n in range(3000)))
+    async with cutting(api.running.address, after_bytes=9000, times=5) as url:
+        ran = await imported(api, file, car, url=url)
+    assert (ran.code, sum(ran.counts), ran.counts[3]) == (0, 3000, 0), ran
+    assert len(await api.records(car)) == 3000
+
+
+async def test_a_rate_limit_is_waited_for_and_every_row_is_taken(cluster: Cluster, tmp_path: Path) -> None:
+    async with running(await cluster.new_database(), rate_limit_token="8/second") as service:
+        api = Api(service, await service.token())
+        car = await api.new_object()
+        file = tmp_path / "cars.csv"
+        file.write_text("external_id,name\n" + "".join(f"{n},Car {n}\n" for n in range(2500)))
+        ran = await imported(api, file, car)
+        await api.client.aclose()
+    assert (ran.code, ran.counts[3], sum(ran.counts)) == (0, 0, 2500), ran
+
+
+@contextlib.asynccontextmanager
+async def cutting(address: str, *, after_bytes: int, times: int) -> AsyncIterator[str]:
+    """Another address of a service, which cuts off the first few large answers in their middle."""
+    host, port = address.removeprefix("http://").split(":")
+    left = [times]
+
+    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        service_reader, service_writer = await asyncio.open_connection(host, int(port))
+
+        async def there() -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await reader.read(65536):
+                    service_writer.write(data)
+            service_writer.close()
+
+        async def back() -> None:
+            size = 0
+            with contextlib.suppress(ConnectionError):
+                while data := await service_reader.read(4096):
+                    size += len(data)
+                    if size > after_bytes and left[0]:
+                        left[0] -= 1
+                        break
+                    writer.write(data)
+            writer.close()
+            service_writer.close()
+
+        await asyncio.gather(there(), back())
+
+    server = await asyncio.start_server(passed, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    assert not left[0], "no answer was cut off"

@@ -23,6 +23,7 @@ ATTEMPTS, FIRST_ATTEMPTS = 8, 3
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _BACKOFF_SECONDS, _BACKOFF_LIMIT_SECONDS, _RETRY_AFTER_LIMIT_SECONDS = 0.25, 10.0, 300.0
 _TIMEOUT_SECONDS = 30.0
+_OF_LINES = {"Content-Type": "application/x-ndjson"}
 # A page of 100 fields, each with its 2000 options, is the largest answer.
 _ANSWER_LIMIT_BYTES = 64 << 20
 _OBJECT_KEY = re.compile(r"[A-Za-z0-9_]{1,100}")
@@ -132,6 +133,21 @@ class ServiceClient:
             return int(orjson.loads(answer.content)["count"]["value"])
         except (ValueError, KeyError, TypeError):
             raise TransferFailed(f"{url} is not an upsert service") from None
+
+    async def lines(self, request: Request) -> Answer | None:
+        """The answer to one try to send lines, with as many of its lines as came; None where none did."""
+        url = URL(request.url, encoded=True)
+        content = bytearray()
+        try:
+            async with self._session.request(
+                request.method, url, data=request.body, headers=_OF_LINES, allow_redirects=False
+            ) as response:
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    async for part in response.content.iter_any():
+                        content += part
+                return Answer(response.status, response.reason or "", response.headers, bytes(content))
+        except (aiohttp.ClientError, OSError):
+            return None
 
     async def answer(
         self, request: Request, attempts: int = ATTEMPTS, *, also_taken: frozenset[int] = frozenset()

@@ -109,10 +109,10 @@ class Position(NamedTuple):
 
 
 class Upsert(NamedTuple):
-    """One request: the identifier of the query, and the body."""
+    """The record of a row as JSON, and the identifier that finds it."""
 
     identifier: str
-    body: bytes
+    record: bytes
 
 
 class SourceRow(NamedTuple):
@@ -414,19 +414,22 @@ def _upsert(definition: TargetDefinition, identifier: str, values: Mapping[str, 
         raise RowRefused({definition.key: [f"{definition.key} cannot be blank"]})
     if len(identifier) > _IDENTIFIER_LIMIT:
         raise RowRefused({definition.key: [f"{definition.key} is too long"]})
-    record = {name: values[name] for name in STANDARD_COLUMNS if name in values}
+    record: dict[str, Any] = {name: values[name] for name in STANDARD_COLUMNS if name in values}
     if definition.is_numbered:
         record.pop("name", None)
-    if definition.key == "external_id":
-        del record["external_id"]  # the query has it, as text
+    if definition.key != "name":
+        if record.get("external_id") not in (None, identifier):
+            reason = f"external_id differs from {definition.key}, which identifies the record"
+            raise RowRefused({"external_id": [reason]}, key=identifier)
+        record["external_id"] = identifier
     fields = {
         key: value for key, value in values.items() if key in definition.kinds and key not in STANDARD_COLUMNS
     }
     if not is_utf8(identifier):
         raise RowRefused({definition.key: [f"{definition.key} {_HALF_A_CHARACTER}"]})
     try:
-        body = {"custom_object_record": {**record, "custom_object_fields": fields}}
-        return Upsert(identifier, orjson.dumps(body, exactly, orjson.OPT_PASSTHROUGH_SUBCLASS))
+        record["custom_object_fields"] = fields
+        return Upsert(identifier, orjson.dumps(record, exactly, orjson.OPT_PASSTHROUGH_SUBCLASS))
     except TypeError as error:
         is_of_text = "surrogates" in str(error)
         reason = f"A text {_HALF_A_CHARACTER}" if is_of_text else "The row is nested too deep"

@@ -6,27 +6,32 @@ later rows of its key. The waiting rows are tried again, as long as that gets an
 
 import asyncio
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
 from upsert_svc.transfer.client import TransferFailed
 from upsert_svc.transfer.import_ledger import Ledger
 from upsert_svc.transfer.import_rows import RowRefused, SourceRow, Upsert
 
-ROWS_AHEAD = 16  # for each request at a time, the rows read ahead of the first unsettled one
 WAITING_LIMIT_BYTES = 64 << 20
 _ROW_BYTES = 700  # that a waiting row takes beside its texts
 
-Send = Callable[[int, Upsert], Awaitable[str | RowRefused]]  # a line and its upsert: what became of it
-_Queue = asyncio.Queue[tuple[int, SourceRow, Upsert] | None]
+Outcome = str | RowRefused
+Sent = tuple[int, Upsert]  # the line of a row, and its upsert
+Send = Callable[[Sequence[Sent]], Awaitable[Sequence[Outcome]]]  # rows, in their order: what became of each
+_Queued = tuple[int, SourceRow, Upsert]
+_Queue = asyncio.Queue[_Queued | None]
 
 
 class Sending:
     """The sending of one file's rows. What becomes of each goes to the ledger."""
 
-    def __init__(self, send: Send, ledger: Ledger, concurrency: int) -> None:
+    def __init__(self, send: Send, ledger: Ledger, *, requests: int, rows: int, retries: int) -> None:
+        """`requests` are under way at a time, each of so many rows at most; or as many rows tried again."""
         self._send = send
         self._ledger = ledger
-        self._concurrency = concurrency
+        self._requests = requests
+        self._rows = rows
+        self._retries = retries
         self._failure: TransferFailed | None = None
         self._waiting: dict[str, list[tuple[SourceRow, Upsert]]] = {}
         self._waiting_bytes = 0
@@ -51,7 +56,7 @@ class Sending:
 
     async def _send_until_many_wait(self, rows: Iterator[SourceRow]) -> bool:
         """Each key has one sender, which takes its rows one by one; answers whether there may be more."""
-        queues: list[_Queue] = [asyncio.Queue() for _ in range(self._concurrency)]
+        queues: list[_Queue] = [asyncio.Queue() for _ in range(self._requests)]
         try:
             async with asyncio.TaskGroup() as senders:
                 for queue in queues:
@@ -82,10 +87,18 @@ class Sending:
         return has_more
 
     async def _send_queued(self, queue: _Queue) -> None:
-        while (item := await queue.get()) is not None:
-            number, row, upsert = item
-            is_behind = _folded(upsert.identifier) in self._waiting
-            outcome = None if is_behind else await self._send(row.line, upsert)
+        item: _Queued | None = None
+        while (item := item or await queue.get()) is not None:
+            together, item = _together(item, queue, self._rows)
+            await self._send_together(together)
+
+    async def _send_together(self, together: Mapping[str, _Queued]) -> None:
+        """Sends rows, but for those that are behind one that waits."""
+        free = [item for key, item in together.items() if key not in self._waiting]
+        outcomes = await self._send([(row.line, upsert) for _, row, upsert in free])
+        known = dict(zip((number for number, _, _ in free), outcomes, strict=True))
+        for number, row, upsert in together.values():
+            outcome = known.get(number)
             if outcome is None or _may_come(outcome):
                 self._wait(row, upsert)
                 self._ledger.settle(number, row, None)
@@ -95,8 +108,8 @@ class Sending:
     # The rows that wait
 
     def _wait(self, row: SourceRow, upsert: Upsert) -> None:
-        body = bytes(memoryview(upsert.body))  # which needs no more room than it has bytes
-        upsert = upsert._replace(body=body)
+        record = bytes(memoryview(upsert.record))  # which needs no more room than it has bytes
+        upsert = upsert._replace(record=record)
         row = row._replace(upsert=upsert)
         self._waiting.setdefault(_folded(upsert.identifier), []).append((row, upsert))
         self._waiting_bytes += _size(upsert)
@@ -107,7 +120,7 @@ class Sending:
         Ends when no more wait than may be kept. Where many at a time overtake each other, so that hardly any
         is taken, they go one by one, upwards and downwards in turn: a chain is taken in one of the two.
         """
-        at_a_time, is_upwards = self._concurrency, False
+        at_a_time, is_upwards = self._retries, False
         keys = self._keys_by_line()
         while self._waiting:
             taken = await self._round(reversed(keys) if is_upwards else iter(keys), at_a_time)
@@ -142,7 +155,7 @@ class Sending:
         taken = 0
         while key in self._waiting:
             row, upsert = self._waiting[key][0]
-            outcome = await self._send(row.line, upsert)
+            (outcome,) = await self._send([(row.line, upsert)])
             if isinstance(outcome, RowRefused) and _may_come(outcome):
                 self._missing[key] = self._refusals.setdefault(repr(outcome.reasons), outcome)
                 break
@@ -172,12 +185,28 @@ class Sending:
         self._ledger.settle_waiting(row, outcome)
 
 
+def _together(first: _Queued, queue: _Queue, limit: int) -> tuple[Mapping[str, _Queued], _Queued | None]:
+    """What can be sent at once by its key, and the row that has to wait for one of them.
+
+    Of each key there is one: should it have to wait for another record, so must the next.
+    """
+    together = {_folded(first[2].identifier): first}
+    while len(together) < limit and not queue.empty():
+        if (item := queue.get_nowait()) is None:
+            queue.put_nowait(None)  # the end, which the next look finds
+            break
+        if (key := _folded(item[2].identifier)) in together:
+            return together, item
+        together[key] = item
+    return together, None
+
+
 def _may_come(outcome: str | RowRefused) -> bool:
     return isinstance(outcome, RowRefused) and outcome.is_for_missing
 
 
 def _size(upsert: Upsert) -> int:
-    return len(upsert.identifier) + len(upsert.body) + _ROW_BYTES
+    return len(upsert.identifier) + len(upsert.record) + _ROW_BYTES
 
 
 def _folded(identifier: str) -> str:

@@ -4,20 +4,21 @@ Rows of one key are sent one after the other, in the file's order. What is settl
 so that an import that was interrupted goes on there. Raises TransferFailed for what it cannot work with.
 """
 
+import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 import uvloop
 
 from upsert_svc.transfer.cells import Kinds, columns_by_type
 from upsert_svc.transfer.client import (
-    Answer,
     Request,
     ServiceClient,
     Target,
@@ -28,9 +29,13 @@ from upsert_svc.transfer.client import (
 from upsert_svc.transfer.files import lock, spelled
 from upsert_svc.transfer.import_ledger import OUTCOMES, Files, Ledger, kept_state
 from upsert_svc.transfer.import_rows import RowRefused, Source, TargetDefinition, Upsert, is_utf8
-from upsert_svc.transfer.import_sending import ROWS_AHEAD, Sending
+from upsert_svc.transfer.import_sending import Outcome, Sending, Sent
 
+REQUESTS = 4  # under way at a time: some are written while others are on their way
+ROWS_AHEAD = 16  # of the first unsettled one, beside what is sent and what is sent next
+ROWS_EACH = 8  # of a request, for each row at a time that is asked for
 _ROW_REFUSALS = frozenset({400, 413, 414, 422, 431})
+_NOT_TAKEN = frozenset({404, 405})  # what a service says that does not take many rows in one request
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,9 @@ class ImportTarget:
         self._method = "PUT" if options.is_replacing else "PATCH"
         parameter = "name" if options.key == "name" else "external_id"
         self._upsert_url = f"{client.object_url}/records?{parameter}="
+        self._many_url = f"{client.object_url}/records/create_or_update_many?by={parameter}"
+        self._takes_many = not options.is_replacing
+        self._requests = max(options.concurrency // REQUESTS, 1)
 
     async def definition(self) -> TargetDefinition:
         """What the object's rows are made by. Raises TransferFailed, soon if no service answers."""
@@ -91,43 +99,84 @@ class ImportTarget:
             raise TransferFailed(f"--key name needs unique names, and those of {self._object_key} are not")
         columns = columns_by_type(fields, self._kinds)
         is_numbered = bool(naming.get("autoincrement_enabled"))
+        self._takes_many &= not (is_numbered and self._key == "name")  # whose lines must not have the name
         return TargetDefinition(self._object_key, self._key, columns, is_numbered)
 
-    async def upsert(self, line: int, upsert: Upsert) -> str | RowRefused:
-        """What became of a row: created, updated, unchanged, or why it was refused. Raises TransferFailed."""
+    async def send(self, rows: Sequence[Sent]) -> Sequence[Outcome]:
+        """What became of each row: created, updated, unchanged, or why it was refused. Raises TransferFailed.
+
+        Where nothing comes of sending them together the first goes alone: patiently, and with a clear word
+        on what is wrong.
+        """
+        outcomes: dict[int, Outcome] = {}
+        left = list(range(len(rows)))
+        while left:
+            if self._takes_many and len(left) > 1:
+                found = await self._sent_together([rows[place] for place in left])
+            else:
+                found = await self._sent_one_by_one([rows[place] for place in left[: self._requests]])
+            if not found:
+                found = await self._sent_one_by_one([rows[left[0]]])
+            outcomes |= {left[place]: outcome for place, outcome in found.items()}
+            left = [place for place in left if place not in outcomes]
+        return [outcomes[place] for place in range(len(rows))]
+
+    async def _sent_together(self, rows: Sequence[Sent]) -> Mapping[int, Outcome]:
+        """What became of those rows, by their places, of which the service had a word to say."""
+        body = b"\n".join(upsert.record for _, upsert in rows)
+        request = Request("POST", self._many_url, body, f"the lines from {rows[0][0]} on")
+        answer = await self._client.lines(request)
+        if answer is None:
+            return {}
+        if not answer.is_success:
+            self._takes_many = answer.status not in _NOT_TAKEN
+            return {}
+        outcomes = {}
+        for text in answer.content.split(b"\n"):
+            try:
+                line = orjson.loads(text)
+                outcomes[int(line["index"])] = _outcome_of(line)
+            except (ValueError, KeyError, TypeError):  # the totals, or what was cut off
+                continue
+        return {place: outcome for place, outcome in outcomes.items() if outcome is not None}
+
+    async def _sent_one_by_one(self, rows: Sequence[Sent]) -> Mapping[int, Outcome]:
+        """What became of each row, each a request of its own."""
+        return dict(enumerate(await asyncio.gather(*(self._upsert(*row) for row in rows))))
+
+    async def _upsert(self, line: int, upsert: Upsert) -> Outcome:
         url = self._upsert_url + quote(upsert.identifier, safe="")
-        request = Request(self._method, url, upsert.body, f"line {line}")
+        body = b'{"custom_object_record":%b}' % upsert.record
+        request = Request(self._method, url, body, f"line {line}")
         answer = await self._client.answer(request, also_taken=_ROW_REFUSALS)
         if answer.status in _ROW_REFUSALS:
-            return RowRefused(_reasons(answer), answer.status, is_for_missing=_is_for_missing(answer))
+            return _refused(answer.error, answer.status, str(answer))
         outcome = answer.headers.get("Upsert-Result", "")
         if outcome not in OUTCOMES:
             raise TransferFailed(f"The service took line {line} but did not say Upsert-Result")
         return outcome
 
 
-def _reasons(answer: Answer) -> Mapping[str, list[str]]:
-    """The sentences of an error's details, else its description."""
-    try:
-        details = {
-            key: [problem["description"] for problem in problems]
-            for key, problems in answer.error["details"].items()
-        }
-    except (KeyError, TypeError, AttributeError):
-        details = {}
-    return details or {"base": [str(answer)]}
+def _outcome_of(line: Mapping[str, Any]) -> Outcome | None:
+    """What a line of the answer says; None for what may be otherwise when it is sent again."""
+    status = line["status"]
+    if status == 200 and line["result"] in OUTCOMES:
+        return str(line["result"])
+    if status in _ROW_REFUSALS:
+        return _refused(line, status, f"{status} {line.get('description') or line.get('error')}")
+    return None
 
 
-def _is_for_missing(answer: Answer) -> bool:
-    """Whether all that is wrong is that lookups name records that do not exist, or not yet."""
-    details = answer.error.get("details")
+def _refused(error: Mapping[str, Any], status: int, text: str) -> RowRefused:
+    """The refusal of a row: the sentences of the error's details, else the text."""
+    details: Any = error.get("details")
     try:
-        errors = (
-            {problem["error"] for problems in details.values() for problem in problems} if details else {}
-        )
+        reasons = {key: [problem["description"] for problem in problems] for key, problems in details.items()}
+        words = {problem["error"] for problems in details.values() for problem in problems}
     except (KeyError, TypeError, AttributeError):
-        return False
-    return answer.status == 422 and errors == {"RecordNotFound"}
+        reasons, words = {}, set()
+    is_for_missing = status == 422 and words == {"RecordNotFound"}
+    return RowRefused(reasons or {"base": [text]}, status, is_for_missing=is_for_missing)
 
 
 # The import
@@ -169,8 +218,10 @@ async def _import(file: BufferedReader, options: Options) -> Summary:
         definition = await service.definition()
         state = kept_state(_source(file, options), options.files)
         source = Source(file, options.path, definition)
-        with Ledger(options.files, state, rows_ahead=options.concurrency * ROWS_AHEAD) as ledger:
-            sending = Sending(service.upsert, ledger, options.concurrency)
+        keeps_order = options.concurrency == 1
+        requests, rows = (1, 1) if keeps_order else (REQUESTS, options.concurrency * ROWS_EACH)
+        with Ledger(options.files, state, rows_ahead=2 * requests * rows + ROWS_AHEAD) as ledger:
+            sending = Sending(service.send, ledger, requests=requests, rows=rows, retries=options.concurrency)
             waiting = [source.row(position) for position in state.waiting_positions]
             await sending.send_all(waiting, source.rows(state.position))
             ledger.publish()
