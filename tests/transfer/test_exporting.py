@@ -408,7 +408,7 @@ async def test_what_cannot_be_exported_is_one_line_of_complaint_and_leaves_the_f
         "not an http": await exported(api, car, *output, url="localhost:8080"),
         "No such file": await exported(api, car, "--output", str(tmp_path / "none" / "cars.csv")),
         "names neither csv nor ndjson": await exported(api, car, "--output", str(tmp_path / "cars.txt")),
-        "is not a file": await exported(api, car, "--output", str(folder)),
+        "is a directory": await exported(api, car, "--output", str(folder)),
         "has a field name": await exported(api, named, *output),
         "--filter is not a JSON object": await exported(api, car, *output, "--filter", "[1]"),
         "400 ": await exported(api, car, *output, "--filter", '{"color": {"$eq": 1}}'),
