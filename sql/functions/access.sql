@@ -1,5 +1,6 @@
--- What the service may ask for and not list: a token by its hash, one of its own keys by its name, when a user was made. They run as the
--- owner; their tables are found when they are made, so that no search_path of a caller leads them elsewhere.
+-- What the service may ask for and not list: a token by its hash, one of its own keys by its name, when a user was
+-- made. They run as the owner; their tables are found when they are made, so that no search_path of a caller leads
+-- them elsewhere.
 
 -- Whose token it is; no row when it is unknown or revoked. By the hash alone: the account comes from the credential.
 create or replace function find_principal(token_hash bytea)
