@@ -212,8 +212,6 @@ async def test_without_turns_of_the_accounts_a_thousand_writes_come_before_one(
 async def test_without_turns_of_the_objects_a_thousand_writes_come_before_one(
     mutable: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turn = "objects[object_id] = queue"
-    mutate(
-        monkeypatch, write_batching, "_in_turn", turn, f"{turn}; objects.move_to_end(object_id, last=False)"
-    )
+    turn = "objects[source] = queue"
+    mutate(monkeypatch, write_batching, "_in_turn", turn, f"{turn}; objects.move_to_end(source, last=False)")
     assert (await batches.a_thousand_before_one(mutable)).before_another_object > 900

@@ -20,6 +20,8 @@ import orjson
 from yarl import URL
 
 ATTEMPTS, FIRST_ATTEMPTS = 8, 3
+RATE_LIMITED = 429
+WAITS = 100  # for a rate limit, beside the attempts: others may use up one window after the other
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _BACKOFF_SECONDS, _BACKOFF_LIMIT_SECONDS, _RETRY_AFTER_LIMIT_SECONDS = 0.25, 10.0, 300.0
 _TIMEOUT_SECONDS = 30.0
@@ -157,8 +159,10 @@ class ServiceClient:
         So what is asked must be safe to ask twice. Raises TransferFailed.
         """
         kind = problem = ""
-        for attempt in range(attempts):
+        attempt = waits = 0
+        while attempt < attempts:
             wished_seconds = 0.0
+            is_limited = False
             try:
                 answer = await self._answer(request)
             except (aiohttp.ClientError, OSError) as error:
@@ -169,8 +173,13 @@ class ServiceClient:
                 if answer.status not in _PASSING:
                     raise self._refusal(answer, request.what)
                 kind, problem = "No success with", str(answer)
-                wished_seconds = _retry_after_seconds(answer)
-            if attempt + 1 < attempts:
+                wished_seconds = retry_after_seconds(answer)
+                is_limited = answer.status == RATE_LIMITED and waits < WAITS
+            if is_limited:
+                waits += 1
+            else:
+                attempt += 1
+            if attempt < attempts:
                 await asyncio.sleep(max(_backoff_seconds(attempt), wished_seconds))
         raise TransferFailed(f"{kind} {request.what} in {attempts} tries: {problem}")
 
@@ -291,7 +300,7 @@ def _backoff_seconds(attempt: int) -> float:
     return longest * random.uniform(0.5, 1)  # noqa: S311 (no secret)
 
 
-def _retry_after_seconds(answer: Answer) -> float:
+def retry_after_seconds(answer: Answer) -> float:
     """What Retry-After asks for: seconds, or a date."""
     text = answer.headers.get("Retry-After", "").strip()
     seconds = 0.0

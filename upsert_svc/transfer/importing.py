@@ -5,9 +5,10 @@ so that an import that was interrupted goes on there. Raises TransferFailed for 
 """
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -19,12 +20,15 @@ import uvloop
 
 from upsert_svc.transfer.cells import Kinds, columns_by_type
 from upsert_svc.transfer.client import (
+    RATE_LIMITED,
+    WAITS,
     Request,
     ServiceClient,
     Target,
     TransferFailed,
     connected,
     naming_of,
+    retry_after_seconds,
 )
 from upsert_svc.transfer.files import lock, spelled
 from upsert_svc.transfer.import_ledger import OUTCOMES, Files, Ledger, kept_state
@@ -110,35 +114,45 @@ class ImportTarget:
         """
         outcomes: dict[int, Outcome] = {}
         left = list(range(len(rows)))
+        waits = 0
         while left:
+            found: Mapping[int, Outcome] = {}
             if self._takes_many and len(left) > 1:
-                found = await self._sent_together([rows[place] for place in left])
-            else:
+                found, wait_seconds = await self._sent_together([rows[place] for place in left])
+                if wait_seconds and not found and waits < WAITS:
+                    waits += 1
+                    await asyncio.sleep(wait_seconds)
+                    continue
+            elif len(left) > 1:
                 found = await self._sent_one_by_one([rows[place] for place in left[: self._requests]])
             if not found:
                 found = await self._sent_one_by_one([rows[left[0]]])
             outcomes |= {left[place]: outcome for place, outcome in found.items()}
             left = [place for place in left if place not in outcomes]
+            waits = 0
         return [outcomes[place] for place in range(len(rows))]
 
-    async def _sent_together(self, rows: Sequence[Sent]) -> Mapping[int, Outcome]:
-        """What became of those rows, by their places, of which the service had a word to say."""
+    async def _sent_together(self, rows: Sequence[Sent]) -> tuple[Mapping[int, Outcome], float]:
+        """What became of those rows, by their places, of which the service had a word to say.
+
+        And for how many seconds a rate limit has the others wait.
+        """
         body = b"\n".join(upsert.record for _, upsert in rows)
         request = Request("POST", self._many_url, body, f"the lines from {rows[0][0]} on")
         answer = await self._client.lines(request)
         if answer is None:
-            return {}
+            return {}, 0
         if not answer.is_success:
             self._takes_many = answer.status not in _NOT_TAKEN
-            return {}
-        outcomes = {}
-        for text in answer.content.split(b"\n"):
-            try:
-                line = orjson.loads(text)
-                outcomes[int(line["index"])] = _outcome_of(line)
-            except (ValueError, KeyError, TypeError):  # the totals, or what was cut off
-                continue
-        return {place: outcome for place, outcome in outcomes.items() if outcome is not None}
+            return {}, retry_after_seconds(answer) if answer.status == RATE_LIMITED else 0
+        outcomes: dict[int, Outcome] = {}
+        wait_seconds = 0.0
+        for line in _lines(answer.content):
+            if (outcome := _outcome_of(line)) is not None:
+                outcomes[line["index"]] = outcome
+            elif line["status"] == RATE_LIMITED:
+                wait_seconds = float(line.get("retry_after", 1))
+        return outcomes, wait_seconds
 
     async def _sent_one_by_one(self, rows: Sequence[Sent]) -> Mapping[int, Outcome]:
         """What became of each row, each a request of its own."""
@@ -157,10 +171,19 @@ class ImportTarget:
         return outcome
 
 
+def _lines(content: bytes) -> Iterator[Mapping[str, Any]]:
+    """The lines of an answer that tell of a row: neither the totals nor one that was cut off."""
+    for text in content.split(b"\n"):
+        with contextlib.suppress(ValueError):
+            line = orjson.loads(text)
+            if isinstance(line, dict) and {"index", "status"} <= line.keys():
+                yield line
+
+
 def _outcome_of(line: Mapping[str, Any]) -> Outcome | None:
     """What a line of the answer says; None for what may be otherwise when it is sent again."""
     status = line["status"]
-    if status == 200 and line["result"] in OUTCOMES:
+    if status == 200 and line.get("result") in OUTCOMES:
         return str(line["result"])
     if status in _ROW_REFUSALS:
         return _refused(line, status, f"{status} {line.get('description') or line.get('error')}")
