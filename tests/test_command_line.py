@@ -375,8 +375,9 @@ async def test_a_name_that_no_login_can_have_is_one_line(elsewhere: str, name: s
     assert len(out.splitlines()) == (code == 0)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("variable", ["UPSERT_SVC_DATA_DIR", "upsert_svc_data_dir"])
+@pytest.mark.parametrize(
+    ("variable", "workers"), [("UPSERT_SVC_DATA_DIR", "1"), ("upsert_svc_data_dir", "2")]
+)
 async def test_the_data_directory_of_the_command_line_wins_over_that_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str, variable: str
 ) -> None:
