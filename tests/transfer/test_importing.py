@@ -23,7 +23,7 @@ from upsert_svc.__main__ import app
 from upsert_svc.api import routes
 from upsert_svc.api.routes import TABLE
 from upsert_svc.definitions.field_types import FIELD_TYPES
-from upsert_svc.transfer import client
+from upsert_svc.transfer import client, importing
 from upsert_svc.transfer.cells import read_cell
 from upsert_svc.transfer.client import TransferFailed
 from upsert_svc.transfer.import_ledger import Files, State, kept_state
@@ -1054,6 +1054,50 @@ async def test_what_was_not_answered_before_the_connection_was_lost_is_sent_agai
         ran = await imported(api, file, car, url=url)
     assert (ran.code, sum(ran.counts), ran.counts[3]) == (0, 3000, 0), ran
     assert len(await api.records(car)) == 3000
+
+
+async def test_lines_that_tell_of_no_row_are_passed_over_and_the_rows_are_sent_again(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies: list[Any] = [
+        {"index": 99, "status": 200, "result": "created"},
+        {"index": -1, "status": 200, "result": "created"},
+        {"index": "0", "status": 200, "result": "created"},
+        {"index": [0], "status": 200, "result": "created"},
+        {"index": 0, "status": [200], "result": "created"},
+        {"index": 0, "status": 200, "result": {}},
+        {"index": 0, "status": 418},
+        {"index": 1, "status": 422, "details": {"name": [{"description": "A sentence alone"}]}},
+        [1],
+        "text",
+    ]
+    told = [client.Answer(200, "OK", {}, b"\n".join(map(orjson.dumps, lies)) + b'\n{"index": 2, "sta')]
+    ask = client.ServiceClient.lines
+
+    async def lines(self: client.ServiceClient, request: client.Request) -> client.Answer | None:
+        return told.pop() if told else await ask(self, request)
+
+    monkeypatch.setattr(client.ServiceClient, "lines", lines)
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\n1,One\n2,Two\n3,Three\n")
+    # one key in each request, were they sent by four
+    monkeypatch.setattr(importing, "REQUESTS", 1)
+    ran = await imported(api, file, car)
+    assert (ran.code, ran.counts) == (3, [2, 0, 0, 1]), ran
+    assert refused(file)[0]["reasons"] == {"name": ["A sentence alone"]}
+
+
+async def test_an_answer_to_many_rows_that_has_no_end_ends_the_import(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    car = await api.new_object(*FIELDS)
+    file = tmp_path / "cars.csv"
+    file.write_text("external_id,name\n" + "".join(f"{n},Car {n}\n" for n in range(500)))
+    monkeypatch.setattr(client, "_ANSWER_LIMIT_BYTES", 8000)
+    ran = await imported(api, file, car)
+    assert ran.code == 1
+    assert "its answer has no end" in ran.err
 
 
 async def test_a_rate_limit_is_waited_for_and_every_row_is_taken(cluster: Cluster, tmp_path: Path) -> None:

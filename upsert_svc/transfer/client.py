@@ -138,16 +138,8 @@ class ServiceClient:
 
     async def lines(self, request: Request) -> Answer | None:
         """The answer to one try to send lines, with as many of its lines as came; None where none did."""
-        url = URL(request.url, encoded=True)
-        content = bytearray()
         try:
-            async with self._session.request(
-                request.method, url, data=request.body, headers=_OF_LINES, allow_redirects=False
-            ) as response:
-                with contextlib.suppress(aiohttp.ClientError, OSError):
-                    async for part in response.content.iter_any():
-                        content += part
-                return Answer(response.status, response.reason or "", response.headers, bytes(content))
+            return await self._answer(request, _OF_LINES, takes_part=True)
         except (aiohttp.ClientError, OSError):
             return None
 
@@ -175,32 +167,37 @@ class ServiceClient:
                 kind, problem = "No success with", str(answer)
                 wished_seconds = retry_after_seconds(answer)
                 is_limited = answer.status == RATE_LIMITED and waits < WAITS
+            pause_seconds = max(_backoff_seconds(attempt), wished_seconds)
             if is_limited:
                 waits += 1
             else:
                 attempt += 1
             if attempt < attempts:
-                await asyncio.sleep(max(_backoff_seconds(attempt), wished_seconds))
+                await asyncio.sleep(pause_seconds)
         raise TransferFailed(f"{kind} {request.what} in {attempts} tries: {problem}")
 
-    async def _answer(self, request: Request) -> Answer:
-        """One try. Nothing of the URL is parsed and quoted again."""
+    async def _answer(
+        self, request: Request, headers: Mapping[str, str] | None = None, *, takes_part: bool = False
+    ) -> Answer:
+        """One try. Nothing of the URL is parsed and quoted again. `takes_part`: the beginning may be all."""
         url = URL(request.url, encoded=True)
+        content = bytearray()
         async with self._session.request(
-            request.method, url, data=request.body, allow_redirects=False
+            request.method, url, data=request.body, headers=headers, allow_redirects=False
         ) as response:
-            content = await self._content(response)
-            return Answer(response.status, response.reason or "", response.headers, content)
+            try:
+                await self._receive(response, content)
+            except (aiohttp.ClientError, OSError):
+                if not takes_part:
+                    raise
+            return Answer(response.status, response.reason or "", response.headers, bytes(content))
 
-    async def _content(self, response: aiohttp.ClientResponse) -> bytes:
-        """The body of an answer. Raises TransferFailed for one that no upsert service sends."""
-        content = part = await response.content.readany()
-        while part:
+    async def _receive(self, response: aiohttp.ClientResponse, content: bytearray) -> None:
+        """Takes the body of an answer. Raises TransferFailed for one that no upsert service sends."""
+        async for part in response.content.iter_any():
+            content += part
             if len(content) > _ANSWER_LIMIT_BYTES:
                 raise TransferFailed(f"{self._address} is not an upsert service: its answer has no end")
-            part = await response.content.readany()
-            content += part
-        return content
 
     def _refusal(self, answer: Answer, what: str) -> TransferFailed:
         """For an answer that would come again and again."""
@@ -309,4 +306,9 @@ def retry_after_seconds(answer: Answer) -> float:
     elif text:
         with contextlib.suppress(ValueError):
             seconds = (parsedate_to_datetime(text).astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    return bounded_wait(seconds)
+
+
+def bounded_wait(seconds: float) -> float:
+    """For how long a service is waited for that asks for so many seconds."""
     return min(max(seconds, 0.0), _RETRY_AFTER_LIMIT_SECONDS)

@@ -26,6 +26,7 @@ from upsert_svc.transfer.client import (
     ServiceClient,
     Target,
     TransferFailed,
+    bounded_wait,
     connected,
     naming_of,
     retry_after_seconds,
@@ -93,7 +94,7 @@ class ImportTarget:
         self._upsert_url = f"{client.object_url}/records?{parameter}="
         self._many_url = f"{client.object_url}/records/create_or_update_many?by={parameter}"
         self._takes_many = not options.is_replacing
-        self._requests = max(options.concurrency // REQUESTS, 1)
+        self._singles = max(options.concurrency // REQUESTS, 1)  # at a time, of each of the requests
 
     async def definition(self) -> TargetDefinition:
         """What the object's rows are made by. Raises TransferFailed, soon if no service answers."""
@@ -117,16 +118,16 @@ class ImportTarget:
         waits = 0
         while left:
             found: Mapping[int, Outcome] = {}
+            wait_seconds = 0.0
             if self._takes_many and len(left) > 1:
                 found, wait_seconds = await self._sent_together([rows[place] for place in left])
-                if wait_seconds and not found and waits < WAITS:
-                    waits += 1
-                    await asyncio.sleep(wait_seconds)
-                    continue
-            elif len(left) > 1:
-                found = await self._sent_one_by_one([rows[place] for place in left[: self._requests]])
+            if wait_seconds and not found and waits < WAITS:
+                waits += 1
+                await asyncio.sleep(wait_seconds)
+                continue
             if not found:
-                found = await self._sent_one_by_one([rows[left[0]]])
+                at_a_time = 1 if self._takes_many else self._singles
+                found = await self._sent_one_by_one([rows[place] for place in left[:at_a_time]])
             outcomes |= {left[place]: outcome for place, outcome in found.items()}
             left = [place for place in left if place not in outcomes]
             waits = 0
@@ -147,11 +148,11 @@ class ImportTarget:
             return {}, retry_after_seconds(answer) if answer.status == RATE_LIMITED else 0
         outcomes: dict[int, Outcome] = {}
         wait_seconds = 0.0
-        for line in _lines(answer.content):
+        for line in _lines(answer.content, len(rows)):
             if (outcome := _outcome_of(line)) is not None:
                 outcomes[line["index"]] = outcome
             elif line["status"] == RATE_LIMITED:
-                wait_seconds = float(line.get("retry_after", 1))
+                wait_seconds = _wished_seconds(line)
         return outcomes, wait_seconds
 
     async def _sent_one_by_one(self, rows: Sequence[Sent]) -> Mapping[int, Outcome]:
@@ -171,13 +172,21 @@ class ImportTarget:
         return outcome
 
 
-def _lines(content: bytes) -> Iterator[Mapping[str, Any]]:
-    """The lines of an answer that tell of a row: neither the totals nor one that was cut off."""
+def _lines(content: bytes, count: int) -> Iterator[Mapping[str, Any]]:
+    """The lines of an answer that tell of one of so many rows: not the totals, nor one that was cut off."""
     for text in content.split(b"\n"):
         with contextlib.suppress(ValueError):
             line = orjson.loads(text)
-            if isinstance(line, dict) and {"index", "status"} <= line.keys():
-                yield line
+            if isinstance(line, dict) and type(line.get("status")) is int:
+                place = line.get("index")
+                if type(place) is int and 0 <= place < count:
+                    yield line
+
+
+def _wished_seconds(line: Mapping[str, Any]) -> float:
+    """For how many seconds a row is to wait that was told 429."""
+    seconds = line.get("retry_after")
+    return bounded_wait(seconds) if isinstance(seconds, int | float) else 1.0
 
 
 def _outcome_of(line: Mapping[str, Any]) -> Outcome | None:
@@ -195,7 +204,7 @@ def _refused(error: Mapping[str, Any], status: int, text: str) -> RowRefused:
     details: Any = error.get("details")
     try:
         reasons = {key: [problem["description"] for problem in problems] for key, problems in details.items()}
-        words = {problem["error"] for problems in details.values() for problem in problems}
+        words = {str(problem.get("error")) for problems in details.values() for problem in problems}
     except (KeyError, TypeError, AttributeError):
         reasons, words = {}, set()
     is_for_missing = status == 422 and words == {"RecordNotFound"}
