@@ -15,7 +15,7 @@ import orjson
 
 from upsert_svc.db import statements
 from upsert_svc.db.pools import Pool
-from upsert_svc.definitions.field_types import CUSTOM_OBJECT_TARGET, FIELD_TYPES, FieldDefinition
+from upsert_svc.definitions.field_types import FIELD_TYPES, FieldDefinition, custom_object_of
 from upsert_svc.definitions.validator import FieldValidator
 from upsert_svc.errors import RecordNotFound, ServiceUnavailable
 
@@ -160,9 +160,9 @@ async def _compile(account_id: int, key: str, row: Mapping[str, Any]) -> Definit
             f"This version of the service has no field type {', '.join(sorted(unknown))}"
         )
     targets = {
-        field.key: field.relationship_target_type.removeprefix(CUSTOM_OBJECT_TARGET)
+        field.key: target
         for field in fields
-        if field.relationship_target_type and field.relationship_target_type.startswith(CUSTOM_OBJECT_TARGET)
+        if (target := custom_object_of(field.relationship_target_type)) is not None
     }
     return Definition(
         account_id=account_id,

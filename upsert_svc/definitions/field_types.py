@@ -50,9 +50,9 @@ class FieldType:
     is_empty_a_value: bool = False  # an empty text or list fills a required field
 
 
-def custom_object_of(target_type: str) -> str | None:
-    """The key of the object of ours that a type names; None for any other type."""
-    if not target_type.startswith(CUSTOM_OBJECT_TARGET):
+def custom_object_of(target_type: str | None) -> str | None:
+    """The key of the object of ours that a type names; None for any other type, and for none."""
+    if target_type is None or not target_type.startswith(CUSTOM_OBJECT_TARGET):
         return None
     return target_type.removeprefix(CUSTOM_OBJECT_TARGET) or None
 
@@ -136,8 +136,7 @@ def _options_schema(field: FieldDefinition) -> CoreSchema:
 
 
 def _lookup_schema(field: FieldDefinition) -> CoreSchema:
-    is_ours = (field.relationship_target_type or "").startswith(CUSTOM_OBJECT_TARGET)
-    return _after(_lookup, _TEXT) if is_ours else _TEXT
+    return _after(_lookup, _TEXT) if custom_object_of(field.relationship_target_type) else _TEXT
 
 
 def _json_schema(_field: FieldDefinition) -> CoreSchema:

@@ -89,7 +89,7 @@ class ObjectFields:
             field = await self.show(principal, source_key, key_or_id)
         except RecordNotFound:
             return None
-        points_there = field["relationship_target_type"] == f"{CUSTOM_OBJECT_TARGET}{target_key}"
+        points_there = custom_object_of(field["relationship_target_type"]) == target_key
         return _loaded(field["relationship_filter"]) if points_there and field["active"] else None
 
     async def create(self, principal: Principal, object_key: str, body: FieldBody) -> FieldRow:
@@ -336,9 +336,7 @@ def _currency(body: FieldBody) -> str | None:
 
 
 def _is_target(target: str) -> bool:
-    return target in _TARGETS[:3] or (
-        target.startswith(CUSTOM_OBJECT_TARGET) and target != CUSTOM_OBJECT_TARGET
-    )
+    return target in _TARGETS[:3] or custom_object_of(target) is not None
 
 
 async def _change_field(connection: Connection, field: FieldRow, body: FieldBody) -> list[dict[str, Any]]:

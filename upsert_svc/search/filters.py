@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from upsert_svc.definitions import operands
 from upsert_svc.definitions.field_types import (
-    CUSTOM_OBJECT_TARGET,
     FIELD_TYPES,
     FieldDefinition,
+    custom_object_of,
     lookup_identifier,
 )
 from upsert_svc.definitions.operands import Operands
@@ -121,11 +121,10 @@ class FilterCompiler:
         if kind.is_json:
             return _Compared(f"({_LIVE} -> {key})", kind)
         text = f"({_LIVE} ->> {key})"
-        target = field.relationship_target_type or ""
         return _Compared(
             text if kind.sql_type == "text" else f"{text}::{kind.sql_type}",
             kind,
-            target.removeprefix(CUSTOM_OBJECT_TARGET) if target.startswith(CUSTOM_OBJECT_TARGET) else None,
+            custom_object_of(field.relationship_target_type),
         )
 
     def _comparison(self, compared: _Compared, operator: str, operand: Any, place: str) -> str:
