@@ -283,6 +283,8 @@ async def test_a_document_of_another_shape_is_refused(api: Api, body: object) ->
         ({}, {"If-Match": "*"}, 400),
         ({}, {"Content-Encoding": "gzip"}, 415),
         ({}, {"Content-Type": "text/csv"}, 415),
+        ({}, {"Content-Type": "application/x-ndjson; charset=latin1"}, 415),
+        ({}, {"Content-Type": "application/x-ndjson, application/json"}, 415),
     ],
 )
 async def test_a_request_is_refused_before_its_first_line(
@@ -292,6 +294,21 @@ async def test_a_request_is_refused_before_its_first_line(
     response = await sent(api, key, ndjson([car("a")]), headers, **query)
     assert response.status_code == status, response.text
     assert await api.records(key) == []
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/x-ndjson; charset=utf-8",
+        "Application/X-NDJSON",
+        "application/x-ndjson, application/x-ndjson; charset=UTF-8",
+        "application/jsonl",
+    ],
+)
+async def test_lines_may_be_announced_in_every_form_of_their_type(api: Api, content_type: str) -> None:
+    key = await api.new_object(COLOR)
+    line, _ = told(await sent(api, key, ndjson([car("a")]), {"Content-Type": content_type}))
+    assert line["result"] == "created"
 
 
 async def test_an_unknown_object_is_not_found(api: Api) -> None:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from upsert_svc import json_body
 from upsert_svc.api import responses
 from upsert_svc.api.rate_limits import Allowance
-from upsert_svc.api.request_body import require_json
+from upsert_svc.api.request_body import announces_lines
 from upsert_svc.api.request_lines import BrokenOff, Line, lines
 from upsert_svc.api.requests import Call
 from upsert_svc.asgi import AT_ONCE
@@ -28,7 +28,6 @@ from upsert_svc.records.write_streams import Outcome, StreamRequest, WriteStream
 
 RECORDS_LIMIT = 1000  # of a body that is one JSON document
 _LIST = "custom_object_records"
-_NDJSON = frozenset({b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
 _STREAM_BYTES = 4 << 20  # of memory: what is under way as text, as values, and as answers
 _SENT_BYTES = 16 << 10  # of answers that leave together, where they are known already
 _BY: Mapping[str, By] = {"external_id": "external_id", "name": "name"}
@@ -39,18 +38,13 @@ Tell = Callable[[int, Outcome], dict[str, Any]]  # the place of a record and wha
 async def create_or_update_many(call: Call) -> Response:
     """Judges the request as a whole; what follows is judged record by record."""
     request, tell = _asked(call)
-    if _media_type(call) in _NDJSON:
-        require_json(b"", call.headers.get(b"content-encoding", b""))
+    if announces_lines(call.headers):
         await _require_findable(call, request)
         call.hold_until_sent(await call.service.memory.bulk.take(call.principal.account_id, _STREAM_BYTES))
         return _StreamedAnswer(call, _stream(call, request), tell)
     records = _listed(await call.json())
     await _require_findable(call, request)
     return await _answered_at_once(call, request, records, tell)
-
-
-def _media_type(call: Call) -> bytes:
-    return call.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def _asked(call: Call) -> tuple[StreamRequest, Tell]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Set
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +21,8 @@ Headers = Mapping[bytes, bytes]  # by name in lower case
 Waited = Callable[[], float]  # for how many seconds the server has listened for the body
 
 _REMEMBERED_BYTES = 200  # of headers that are looked at once
-_MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
+_JSON = frozenset({"", "application/json", "text/plain"})
+_LINES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 _CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii"})
 _ENCODINGS = frozenset({"", "identity"})
 _LISTED = re.compile(r'(?:[^,"]|"[^"]*"?)+')  # a value of a list; commas in quotes separate nothing
@@ -37,23 +38,38 @@ def require_json(content_type: bytes, content_encoding: bytes = b"") -> None:
     (_require_json if is_short else _require_json.__wrapped__)(content_type, content_encoding)
 
 
+def announces_lines(headers: Headers) -> bool:
+    """Whether the headers announce NDJSON. Raises UnsupportedMediaType where it is not plain UTF-8."""
+    content_type = headers.get(b"content-type", b"")
+    if _LINES.isdisjoint(map(_media_type, _LISTED.findall(content_type.decode("latin-1")))):
+        return False
+    _require(content_type, headers.get(b"content-encoding", b""), _LINES, "application/x-ndjson")
+    return True
+
+
 @lru_cache(maxsize=256)
 def _require_json(content_type: bytes, content_encoding: bytes) -> None:
+    _require(content_type, content_encoding, _JSON, "application/json")
+
+
+def _require(content_type: bytes, content_encoding: bytes, media_types: Set[str], name: str) -> None:
     sent_type, sent_encoding = content_type.decode("latin-1"), content_encoding.decode("latin-1")
     for listed in _LISTED.findall(sent_type):
-        media_type, semicolon, parameters = listed.partition(";")
-        if media_type.strip().lower() not in _MEDIA_TYPES:
-            raise UnsupportedMediaType(f"Content-Type must be application/json, not {shortened(sent_type)}")
-        for name, value in _PARAMETER.findall(semicolon + parameters):
-            if name.lower() == "charset" and value.strip('" ').lower() not in _CHARSETS:
-                raise UnsupportedMediaType(
-                    f"The body must be encoded in UTF-8, and Content-Type says {shortened(f'{name}={value}')}"
-                )
+        if _media_type(listed) not in media_types:
+            raise UnsupportedMediaType(f"Content-Type must be {name}, not {shortened(sent_type)}")
+        for parameter, value in _PARAMETER.findall(listed):
+            if parameter.lower() == "charset" and value.strip('" ').lower() not in _CHARSETS:
+                said = shortened(f"{parameter}={value}")
+                raise UnsupportedMediaType(f"The body must be encoded in UTF-8, and Content-Type says {said}")
     if not {encoding.strip().lower() for encoding in sent_encoding.split(",")} <= _ENCODINGS:
         raise UnsupportedMediaType(
             f"Content-Encoding: {shortened(sent_encoding)} is not taken: the body must be sent as it is,"
             " neither compressed nor encoded (the charset of a text belongs into Content-Type)"
         )
+
+
+def _media_type(listed: str) -> str:
+    return listed.partition(";")[0].strip().lower()
 
 
 def expected_bytes(headers: Headers, limit_bytes: int, *, of_any_kind: bool = False) -> int:

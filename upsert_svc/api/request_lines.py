@@ -1,13 +1,12 @@
 """The lines of a body that is read as it comes, each within its bound; one that is too long is refused."""
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 
 from starlette.types import Receive
 
 from upsert_svc.errors import PayloadTooLarge, RequestTimeout, ServiceError
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Line = bytes | ServiceError
 
@@ -74,7 +73,7 @@ class _Splitter:
         if is_too_long:
             return [PayloadTooLarge(self._limit_bytes, "The line")]
         if self._is_first:
-            begun = begun.removeprefix(_BYTE_ORDER_MARK)
+            begun = begun.removeprefix(BOM_UTF8)
         self._is_first = False
         return [self._line(begun)] if begun and not begun.isspace() else []
 
