@@ -116,11 +116,9 @@ async def listing(call: Call) -> Response:
 
 
 async def search(call: Call) -> Response:
-    body = await call.json()
-    query, criteria = _searched(body, call.query)
-    told = responses.warning(_ignored_in_search(body))
+    query, criteria, ignored = _searched(await call.json(), call.query)
     response = await _page(call, query, criteria, is_counted=True)
-    response.headers.update(told)
+    response.headers.update(responses.warning(ignored))
     return response
 
 
@@ -177,36 +175,29 @@ def _chosen(query: Query) -> Sequence[list[str] | None]:
     return [comma_separated({name: query.once(name)}, name) for name in names]
 
 
-def _ignored_in_search(body: Mapping[str, Any]) -> list[str]:
-    """The names of what a search does not look at."""
-    page = body.get("page") or {}
-    known = {*_PAGE, "number"}  # the last is null, or it would have been refused
-    return [
-        *(name for name in body if name not in ("filter", "page", "sort")),
-        *(f"page.{name}" for name in page if name not in known),
-    ]
-
-
-def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Filter]:
-    """The query of a search, to which its body may add the page and the sort, and the filter."""
+def _searched(body: Any, query: Query) -> tuple[Mapping[str, str], Filter, list[str]]:
+    """The query of a search, to which its body may add page and sort, the filter, and what is ignored."""
     if not isinstance(body, dict) or body.get("filter") is None:
         raise BadRequest("The body must be a JSON object with the key filter")
     page = {} if body.get("page") is None else body["page"]
     if not isinstance(page, dict):
         raise BadRequest("page must be a JSON object")
-    _require_known({name: value for name, value in body.items() if name not in _SEARCH_KEYS})
-    _require_known({f"page.{name}": value for name, value in page.items() if name not in _PAGE})
+    unknown = {name: value for name, value in body.items() if name not in _SEARCH_KEYS}
+    unknown |= {f"page.{name}": value for name, value in page.items() if name not in _PAGE}
+    _require_harmless(unknown)
+    unknown.pop("page.number", None)  # which is null: some clients send it so
     added = {f"page[{name}]": as_whole(page.get(name)) for name in _PAGE}
     added["sort"] = body.get("sort")
     if not all(value is None or type(value) in (str, int) for value in added.values()):
         raise BadRequest("page and sort must be numbers or text")
     asked = {name: str(value) for name, value in added.items() if value is not None}
-    return asked | {name: value for name, value in query.items() if value}, Filter(body["filter"])
+    asked |= {name: value for name, value in query.items() if value}
+    return asked, Filter(body["filter"]), list(unknown)
 
 
-def _require_known(keys: Mapping[str, Any]) -> None:
+def _require_harmless(unknown: Mapping[str, Any]) -> None:
     """Raises BadRequest for a key by which somebody means to choose records, or to go on."""
-    for name, value in keys.items():
+    for name, value in unknown.items():
         where = None if value in (None, "") else would_choose(name)
         if where is not None:
             raise BadRequest(f"{shortened(name)} is not taken in the body: {where}")
