@@ -184,14 +184,11 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_utf8(cls, value: Any, info: ValidationInfo) -> Any:
-        """But for a path, which may be of any bytes: Python makes lone surrogates of those."""
+    def _utf8_alone(cls, value: Any, info: ValidationInfo) -> Any:
+        """But for a path, which may be of any bytes."""
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if isinstance(text, str) and info.field_name != "data_dir":
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise ValueError("must be UTF-8") from None
+        if isinstance(text, str) and info.field_name != "data_dir" and not is_utf8(text):
+            raise ValueError("must be UTF-8")
         return value
 
     @field_validator("bootstrap_email")
@@ -206,6 +203,15 @@ class Settings(BaseSettings):
         for kind in ("database", "migration_database"):
             _require_whole(kind, getattr(self, f"{kind}_url"), getattr(self, f"{kind}_password"))
         return self
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text of the system's was UTF-8: Python makes lone surrogates of other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def email_of(text: str) -> str:

@@ -4,6 +4,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from upsert_svc.settings import is_utf8
+
 DataDir = Annotated[
     str | None,
     typer.Option(
@@ -37,7 +39,7 @@ def require_text(option: str, value: str, *, is_needed: bool = True) -> None:
     """Ends the command for a text that nothing can be called by."""
     if is_needed and not value.strip():
         fail(f"{option} must not be empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):  # what Python makes of other bytes
+    if not is_utf8(value):
         fail(f"{option} must be UTF-8")
     if not value.isprintable():
         fail(f"{option} must have no control characters")

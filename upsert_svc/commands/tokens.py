@@ -107,7 +107,6 @@ def revoke_token(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Revokes a token; it stops working within a second."""
-
     _require_account(account)
 
     async def revoke(url: str) -> bool:
